@@ -1,0 +1,2 @@
+//! brigade
+fn main() {}

@@ -1,0 +1,21 @@
+//! The vocabulary that every part of Brigade shares: ids, data types, requests and their parameters, faults, and the
+//! contract between the scheduler and whatever executes its plans.
+//!
+//! This crate knows no text, no wire format, no device and no clock. Nothing here is serializable on purpose: each
+//! protocol has its own wire types in `front`.
+
+mod data_type;
+mod executor;
+mod fault;
+mod ids;
+mod request;
+mod sampling;
+mod step;
+
+pub use data_type::DataType;
+pub use executor::{CacheGroup, Executor, ExecutorInfo, MemoryReport};
+pub use fault::{Fault, FaultKind};
+pub use ids::{BlockId, RequestId, SlotId, StepId, TokenId};
+pub use request::{FinishReason, Request, RequestEvent, Usage};
+pub use sampling::{SamplingParams, TokenLogprobs};
+pub use step::{SampledToken, SlotAdmission, StepOutcome, StepPlan, WorkItem};

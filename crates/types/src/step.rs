@@ -1,0 +1,98 @@
+//! One step: what the scheduler wants done, and what came of it.
+
+use std::{fmt, ops::Range, sync::Arc};
+
+use crate::{BlockId, Fault, SamplingParams, SlotId, StepId, TokenId, TokenLogprobs};
+
+/// An immutable order for one step. There is no prefill and no decode: each item computes a range of positions.
+///
+/// The executor applies it in this order: `release`, `admit`, then all `items` as one batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepPlan {
+    /// Which step this is.
+    pub id: StepId,
+    /// Slots whose requests ended or were preempted: the executor forgets them.
+    pub release: Vec<SlotId>,
+    /// Requests that get a slot, told whole; from here on the plan refers to them by slot.
+    pub admit: Vec<SlotAdmission>,
+    /// The work, at most one item a slot.
+    pub items: Vec<WorkItem>,
+}
+
+/// A request that starts, or starts again after preemption.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SlotAdmission {
+    /// The slot it gets.
+    pub slot: SlotId,
+    /// All tokens known: the prompt, then what was generated before a preemption.
+    pub tokens: Vec<TokenId>,
+    /// How many of `tokens` are the prompt.
+    pub prompt_len: u32,
+    /// How its tokens are drawn.
+    pub sampling: Arc<SamplingParams>,
+}
+
+/// Positions of one request to compute in this step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkItem {
+    /// Whose positions.
+    pub slot: SlotId,
+    /// Positions to run through the model. The executor knows the token of each: from the admission, or drawn by itself
+    /// in an earlier step (with two plans in flight, in the one before this).
+    pub positions: Range<u32>,
+    /// One block table per cache group, covering positions `0..positions.end`.
+    pub block_tables: Vec<Vec<BlockId>>,
+    /// Draw a token from the logits of the last position.
+    pub sample: bool,
+}
+
+/// What came of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepOutcome {
+    /// The plan this answers.
+    pub id: StepId,
+    /// One entry per item that wanted a token, in the plan's order; an item that failed has none.
+    pub sampled: Vec<SampledToken>,
+    /// For slots that asked: log-probabilities of the prompt tokens that follow the positions computed in this step.
+    pub prompt_logprobs: Vec<(SlotId, Vec<TokenLogprobs>)>,
+    /// Slots that failed alone, with the reason; their neighbours are unaffected.
+    pub failed: Vec<(SlotId, Fault)>,
+}
+
+/// One token drawn.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SampledToken {
+    /// Whose token.
+    pub slot: SlotId,
+    /// The token.
+    pub token: TokenId,
+    /// Its log-probabilities, if asked for.
+    pub logprobs: Option<TokenLogprobs>,
+}
+
+impl StepPlan {
+    /// Positions computed in this step, over all items.
+    pub fn token_count(&self) -> usize {
+        self.items.iter().map(|item| item.positions.len()).sum()
+    }
+}
+
+impl fmt::Display for StepPlan {
+    /// One line, for logs and replays: `step 7: -s2 +s3[14] s0@91..92* s3@0..14*`; `*` marks a draw.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.id)?;
+        for slot in &self.release {
+            write!(f, " -{slot}")?;
+        }
+        for admission in &self.admit {
+            write!(f, " +{}[{}]", admission.slot, admission.tokens.len())?;
+        }
+        for item in &self.items {
+            write!(f, " {}@{}..{}", item.slot, item.positions.start, item.positions.end)?;
+            if item.sample {
+                f.write_str("*")?;
+            }
+        }
+        Ok(())
+    }
+}
