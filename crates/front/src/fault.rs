@@ -12,6 +12,8 @@ use axum::{
 use serde::Serialize;
 use types::{Fault, FaultKind};
 
+use crate::access::Failure;
+
 /// Tells OpenAI clients whether to try again, over their own rule of thumb.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
@@ -303,6 +305,8 @@ impl IntoResponse for Error {
         if self.kind() == FaultKind::Internal {
             tracing::error!(error = %self, "a request failed");
         }
-        (self.status(), self.headers(), Json(self.body())).into_response()
+        let mut response = (self.status(), self.headers(), Json(self.body())).into_response();
+        response.extensions_mut().insert(Failure(self.to_string()));
+        response
     }
 }

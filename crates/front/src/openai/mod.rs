@@ -6,5 +6,7 @@ mod logprobs;
 mod messages;
 pub(crate) mod models;
 mod parameters;
+pub(crate) mod prompt;
+mod request;
 mod stream;
 mod usage;

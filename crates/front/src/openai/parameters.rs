@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use types::{SamplingParams, TokenId};
 
-use crate::{Error, SamplingDefaults, generate::mix_seed};
+use crate::{Error, state::SamplingDefaults};
 
 /// Most alternatives that log-probabilities can be asked for.
 pub(super) const TOP_LOGPROBS_MAX: u32 = 20;
@@ -36,7 +36,8 @@ pub(super) struct Parameters {
     logit_bias: Option<BTreeMap<String, f64>>,
     seed: Option<serde_json::Number>,
 
-    pub(super) max_tokens: Option<i64>,
+    max_tokens: Option<i64>,
+    max_completion_tokens: Option<i64>,
     min_tokens: Option<i64>,
     stop: Option<OneOrMany>,
     stop_token_ids: Option<Vec<i64>>,
@@ -88,6 +89,8 @@ pub(super) struct Checked {
     pub(super) priority: i32,
     /// Tokens to generate, where the request says; 0 is for the route to judge.
     pub(super) tokens_max: Option<u32>,
+    /// Which of its two names the request used.
+    pub(super) tokens_max_field: &'static str,
     ignore_eos: bool,
     sampling: Sampling,
 }
@@ -161,7 +164,11 @@ impl Parameters {
         if stream && prompt_logprobs.is_some() {
             return Err(Error::field("prompt_logprobs", "is not available with `stream`: true"));
         }
-        let tokens_max = whole("max_tokens", self.max_tokens, 0, i64::from(u32::MAX))?;
+        let (tokens_max_field, tokens_max) = match self.max_completion_tokens {
+            Some(tokens_max) => ("max_completion_tokens", Some(tokens_max)),
+            None => ("max_tokens", self.max_tokens),
+        };
+        let tokens_max = whole(tokens_max_field, tokens_max, 0, i64::from(u32::MAX))?;
         let tokens_min = whole("min_tokens", self.min_tokens, 0, i64::from(u32::MAX))?.unwrap_or(0);
         Ok(Checked {
             model: self.model,
@@ -174,6 +181,7 @@ impl Parameters {
             prompt_logprobs,
             priority: self.priority.unwrap_or(0),
             tokens_max,
+            tokens_max_field,
             ignore_eos: self.ignore_eos.unwrap_or(false),
             sampling: Sampling {
                 temperature: number("temperature", self.temperature, 0.0, 100.0)?,
@@ -197,12 +205,13 @@ impl Parameters {
 }
 
 impl Checked {
-    /// Sampling parameters for each of the `n` answers to a prompt. `random_seed` is used where the request names none.
+    /// The sampling parameters, with the model's defaults where the request leaves them open, and `random_seed` where it
+    /// names none. Log-probabilities are the route's business.
     pub(super) fn sampling(
         &self,
         model: &ModelSide<'_>,
         random_seed: u64,
-    ) -> Result<Vec<SamplingParams>, Error> {
+    ) -> Result<SamplingParams, Error> {
         let sampling = &self.sampling;
         let defaults = model.defaults;
         let plain = SamplingParams::default();
@@ -214,10 +223,11 @@ impl Checked {
         }
         stop_token_ids.sort_unstable();
         stop_token_ids.dedup();
-        let first = SamplingParams {
+        Ok(SamplingParams {
             temperature: pick(sampling.temperature, defaults.temperature, plain.temperature),
-            top_p: pick(sampling.top_p, defaults.top_p, plain.top_p).max(f32::MIN_POSITIVE),
             top_k: pick(sampling.top_k, defaults.top_k, plain.top_k),
+            // Clients say 0 for "the most likely token only".
+            top_p: pick(sampling.top_p, defaults.top_p, plain.top_p).max(f32::MIN_POSITIVE),
             min_p: pick(sampling.min_p, defaults.min_p, plain.min_p),
             typical_p: pick(sampling.typical_p, defaults.typical_p, plain.typical_p),
             repetition_penalty: pick(
@@ -232,20 +242,13 @@ impl Checked {
             stop_token_ids,
             tokens_min: sampling.tokens_min,
             logprobs: None,
-            prompt_logprobs: self.prompt_logprobs,
-        };
-        Ok((0..self.n)
-            .map(|index| SamplingParams { seed: mix_seed(first.seed, index), ..first.clone() })
-            .collect())
+            prompt_logprobs: None,
+        })
     }
 
-    /// Whether this token was named by the request, as opposed to the model's own end tokens.
-    pub(super) fn asked_to_stop_at(&self, token: TokenId) -> bool {
-        self.sampling.stop_token_ids.contains(&token)
-    }
-
-    pub(super) fn tokens_min(&self) -> u32 {
-        self.sampling.tokens_min
+    /// The stop tokens that the request names, without the model's own end tokens.
+    pub(super) fn stop_token_ids(&self) -> &[TokenId] {
+        &self.sampling.stop_token_ids
     }
 }
 
