@@ -1,6 +1,6 @@
 //! Where ids, seeds and the date come from. The rest of the front door is a function of the request and of these.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 /// Ids, seeds and the date.
 pub trait Source: Send + Sync {
@@ -8,8 +8,8 @@ pub trait Source: Send + Sync {
     fn id(&self) -> String;
     /// A seed for a request that names none.
     fn seed(&self) -> u64;
-    /// Seconds since 1970.
-    fn unix_seconds(&self) -> u64;
+    /// The date.
+    fn now(&self) -> SystemTime;
 }
 
 /// Random ids and seeds, and the system's clock.
@@ -24,8 +24,8 @@ impl Source for RandomSource {
         random()
     }
 
-    fn unix_seconds(&self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
     }
 }
 

@@ -7,11 +7,11 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use chat::ChatTemplate;
-use engine::{EngineHandle, EngineState};
+use engine::EngineHandle;
 use telemetry::{HttpMetrics, Metrics};
 use tokenizer::Tokenizer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -189,6 +189,11 @@ impl FrontState {
         &*self.0.source
     }
 
+    /// The date in seconds since 1970.
+    pub(crate) fn unix_seconds(&self) -> u64 {
+        self.source().now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+
     /// Takes a place among the requests under way, or says why there is none.
     pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, Error> {
         if self.is_draining() {
@@ -234,11 +239,5 @@ impl FrontState {
         let all = u32::try_from(self.0.settings.requests_max).unwrap_or(u32::MAX);
         // Every permit back means that no request holds one.
         drop(self.0.requests.acquire_many(all).await);
-    }
-
-    /// Whether requests would be taken now.
-    pub(crate) fn is_ready(&self) -> bool {
-        !self.is_draining()
-            && self.0.models.iter().all(|model| model.engine.state() == EngineState::Running)
     }
 }

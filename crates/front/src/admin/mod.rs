@@ -1,5 +1,7 @@
 //! Routes for those who run the server: is it alive, is it ready, what is it, how does it do.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     extract::State,
@@ -10,12 +12,14 @@ use engine::EngineState;
 use serde_json::{Value, json};
 use types::{Fault, FaultKind};
 
-use crate::{Error, state::FrontState};
+use crate::{
+    Error,
+    state::{FrontState, ServedModel},
+};
 
 /// `GET /health`: whether the program works; a program that does not is to be restarted.
 pub(crate) async fn health(State(state): State<FrontState>) -> Result<Json<Value>, Error> {
-    let failed = |model: &&_| engine_state(model) == EngineState::Failed;
-    match state.models().iter().find(failed) {
+    match model_where(&state, |engine| engine == EngineState::Failed) {
         None => Ok(Json(json!({"status": "ok"}))),
         Some(model) => {
             let message = format!("the engine of `{}` has failed", model.name());
@@ -29,8 +33,7 @@ pub(crate) async fn ready(State(state): State<FrontState>) -> Result<Json<Value>
     if state.is_draining() {
         return Err(Error::draining());
     }
-    let closed = |model: &&_| engine_state(model) != EngineState::Running;
-    match state.models().iter().find(closed) {
+    match model_where(&state, |engine| engine != EngineState::Running) {
         None => Ok(Json(json!({"status": "ready"}))),
         Some(model) => {
             let message = format!("`{}` takes no requests", model.name());
@@ -39,8 +42,8 @@ pub(crate) async fn ready(State(state): State<FrontState>) -> Result<Json<Value>
     }
 }
 
-fn engine_state(model: &crate::state::ServedModel) -> EngineState {
-    model.engine.state()
+fn model_where(state: &FrontState, is_so: fn(EngineState) -> bool) -> Option<&Arc<ServedModel>> {
+    state.models().iter().find(|model| is_so(model.engine.state()))
 }
 
 /// `GET /version`.

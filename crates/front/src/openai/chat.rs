@@ -71,7 +71,7 @@ fn prepare(state: &FrontState, body: &[u8]) -> Result<Prepared<ChatShape>, Error
     let Sound { checked, prompt, wanted } = check(state.settings().choices_max, body)?;
     let model = Arc::clone(state.model(checked.model.as_deref())?);
     let maker = JobMaker::new(state, &model, &checked, wanted, "messages")?;
-    let job = maker.job(prompt.tokens(&model)?, u32::MAX)?;
+    let job = maker.job(prompt.tokens(&model, state.source().now())?, u32::MAX)?;
     let shape = ChatShape {
         tokenizer: Arc::clone(&model.tokenizer),
         choices: checked.n as usize,

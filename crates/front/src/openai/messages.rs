@@ -1,7 +1,6 @@
-//! The messages of a chat, brought into the form that chat templates expect.
+//! The messages of a chat, checked for what every template relies on.
 //!
-//! Templates are written for messages whose content is a string and whose tool-call arguments are objects. OpenAI
-//! clients also send lists of text parts, null, and arguments as a string of JSON.
+//! What a part of a content is, and which form of it a template wants, is the business of the `chat` crate.
 
 use serde_json::{Map, Value};
 
@@ -10,89 +9,55 @@ use crate::Error;
 /// A message as sent: an object whose fields templates may use as they like.
 pub(super) type Message = Map<String, Value>;
 
-/// Checks and simplifies messages.
-pub(super) fn normalise(messages: Vec<Message>) -> Result<Vec<Value>, Error> {
+/// The messages as values for a template. Where there is no content there is an empty one, because most templates join
+/// it to other text without a look.
+pub(super) fn check(messages: Vec<Message>) -> Result<Vec<Value>, Error> {
     if messages.is_empty() {
         return Err(Error::field("messages", "is empty; at least one message is needed"));
     }
-    messages
-        .into_iter()
-        .enumerate()
-        .map(|(index, message)| Ok(Value::Object(normalise_one(index, message)?)))
-        .collect()
-}
-
-fn normalise_one(index: usize, mut message: Message) -> Result<Message, Error> {
-    let field = |name: &str| format!("messages[{index}].{name}");
-    let role = match message.get("role") {
-        Some(Value::String(role)) if !role.is_empty() => role.clone(),
-        Some(Value::String(_)) => return Err(Error::field(field("role"), "is empty")),
-        Some(_) => return Err(Error::field(field("role"), "must be a string")),
-        None => return Err(Error::field(field("role"), "is missing")),
-    };
-    let content = match message.remove("content") {
-        Some(Value::String(text)) => text,
-        Some(Value::Array(parts)) => text_of_parts(&field("content"), parts)?,
-        Some(Value::Null) => String::new(),
-        None if role == "assistant" => String::new(),
-        None => return Err(Error::field(field("content"), "is missing")),
-        Some(_) => {
-            let message = "must be a string, a list of text parts or null";
-            return Err(Error::field(field("content"), message));
-        }
-    };
-    message.insert("content".into(), Value::String(content));
-    match message.get_mut("tool_calls") {
-        None => {}
-        Some(Value::Null) => {
-            message.remove("tool_calls");
-        }
-        Some(Value::Array(calls)) => {
-            for (position, call) in calls.iter_mut().enumerate() {
-                arguments_as_object(&field(&format!("tool_calls[{position}]")), call)?;
-            }
-        }
-        Some(_) => return Err(Error::field(field("tool_calls"), "must be a list")),
-    }
-    Ok(message)
-}
-
-fn text_of_parts(field: &str, parts: Vec<Value>) -> Result<String, Error> {
-    let texts = parts.into_iter().enumerate().map(|(index, part)| {
-        let field = format!("{field}[{index}]");
-        match part {
-            Value::String(text) => Ok(text),
-            Value::Object(mut part) => match (part.remove("type"), part.remove("text")) {
-                (Some(Value::String(kind)), Some(Value::String(text))) if kind == "text" => {
-                    Ok(text)
-                }
-                (Some(Value::String(kind)), _) if kind == "text" => {
-                    Err(Error::field(format!("{field}.text"), "must be a string"))
-                }
-                (Some(Value::String(kind)), _) => Err(Error::field(
-                    format!("{field}.type"),
-                    format!("`{kind}` is not supported by this model; only `text` is"),
-                )),
-                _ => Err(Error::field(format!("{field}.type"), "must be a string")),
-            },
-            _ => Err(Error::field(field, "must be an object with `type` and `text`")),
-        }
+    let checked = messages.into_iter().enumerate().map(|(index, mut message)| {
+        check_one(&mut message)
+            .map_err(|(field, problem)| Error::field(format!("messages[{index}].{field}"), problem))
+            .map(|()| Value::Object(message))
     });
-    Ok(texts.collect::<Result<Vec<_>, _>>()?.join("\n"))
+    checked.collect()
 }
 
-fn arguments_as_object(field: &str, call: &mut Value) -> Result<(), Error> {
-    let Some(function) = call.get_mut("function").and_then(Value::as_object_mut) else {
-        return Err(Error::field(format!("{field}.function"), "must be an object"));
+fn check_one(message: &mut Message) -> Result<(), (&'static str, &'static str)> {
+    let is_assistant = match message.get("role") {
+        Some(Value::String(role)) if role.is_empty() => return Err(("role", "is empty")),
+        Some(Value::String(role)) => role == "assistant",
+        Some(_) => return Err(("role", "must be a string")),
+        None => return Err(("role", "is missing")),
     };
-    let Some(Value::String(text)) = function.get("arguments") else { return Ok(()) };
-    let text = if text.trim().is_empty() { "{}" } else { text };
-    let arguments: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
-        let message = format!("is not the text of a JSON object: {error}");
-        Error::field(format!("{field}.function.arguments"), message)
-    })?;
-    function.insert("arguments".into(), Value::Object(arguments));
+    match message.get("content") {
+        Some(Value::String(_) | Value::Array(_)) => {}
+        None if !is_assistant => return Err(("content", "is missing")),
+        None | Some(Value::Null) => {
+            message.insert("content".into(), Value::String(String::new()));
+        }
+        Some(_) => return Err(("content", "must be a string, a list of text parts or null")),
+    }
+    match message.get("tool_calls") {
+        None | Some(Value::Array(_)) => {}
+        Some(Value::Null) => {
+            message.shift_remove("tool_calls");
+        }
+        Some(_) => return Err(("tool_calls", "must be a list")),
+    }
     Ok(())
+}
+
+/// The text that a message ends with, if it ends with text.
+pub(super) fn last_text(message: &Value) -> Option<&str> {
+    match &message["content"] {
+        Value::String(text) => Some(text),
+        Value::Array(parts) => match parts.last()? {
+            Value::String(text) => Some(text),
+            part => part["text"].as_str(),
+        },
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -101,40 +66,26 @@ mod tests {
 
     use super::*;
 
-    fn normalised(messages: Value) -> Result<Vec<Value>, String> {
+    fn checked(messages: Value) -> Result<Value, String> {
         let messages = serde_json::from_value(messages).unwrap();
-        normalise(messages).map_err(|error| error.to_string())
+        check(messages).map(Value::Array).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn content_becomes_one_string() {
-        let messages = normalised(json!([
+    fn missing_content_becomes_empty() {
+        let messages = checked(json!([
             {"role": "system", "content": "a", "name": "kept"},
-            {"role": "user", "content": [{"type": "text", "text": "b"}, "c"]},
-            {"role": "assistant", "content": null},
-            {"role": "assistant"},
+            {"role": "user", "content": [{"type": "text", "text": "b"}]},
+            {"role": "assistant", "content": null, "tool_calls": null},
+            {"role": "assistant", "tool_calls": [{}]},
         ]));
         let expected = json!([
-            {"role": "system", "name": "kept", "content": "a"},
-            {"role": "user", "content": "b\nc"},
+            {"role": "system", "content": "a", "name": "kept"},
+            {"role": "user", "content": [{"type": "text", "text": "b"}]},
             {"role": "assistant", "content": ""},
-            {"role": "assistant", "content": ""},
+            {"role": "assistant", "content": "", "tool_calls": [{}]},
         ]);
-        assert_eq!(Value::Array(messages.unwrap()), expected);
-    }
-
-    #[test]
-    fn arguments_become_objects() {
-        let call = |arguments: &str| {
-            json!([{"role": "assistant",
-                    "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}])
-        };
-        let messages = normalised(call("{\"x\": 1}")).unwrap();
-        assert_eq!(messages[0]["tool_calls"][0]["function"]["arguments"], json!({"x": 1}));
-        let messages = normalised(call("")).unwrap();
-        assert_eq!(messages[0]["tool_calls"][0]["function"]["arguments"], json!({}));
-        let error = normalised(call("{")).unwrap_err();
-        assert!(error.contains("messages[0].tool_calls[0].function.arguments"), "{error}");
+        assert_eq!(messages.unwrap(), expected);
     }
 
     #[test]
@@ -144,23 +95,23 @@ mod tests {
             (json!([{"content": "x"}]), "`messages[0].role`"),
             (json!([{"role": 1, "content": "x"}]), "`messages[0].role`"),
             (json!([{"role": "", "content": "x"}]), "`messages[0].role`"),
-            (json!([{"role": "user"}]), "`messages[0].content`"),
+            (json!([{"role": "user", "content": "x"}, {"role": "user"}]), "`messages[1].content`"),
             (json!([{"role": "user", "content": 5}]), "`messages[0].content`"),
-            (json!([{"role": "user", "content": [5]}]), "`messages[0].content[0]`"),
-            (json!([{"role": "user", "content": [{}]}]), "`messages[0].content[0].type`"),
             (
-                json!([{"role": "user", "content": [{"type": "text"}]}]),
-                "`messages[0].content[0].text`",
+                json!([{"role": "assistant", "content": "", "tool_calls": 1}]),
+                "`messages[0].tool_calls`",
             ),
-            (
-                json!([{"role": "user", "content": [{"type": "image_url"}]}]),
-                "`messages[0].content[0].type`",
-            ),
-            (json!([{"role": "assistant", "tool_calls": 1}]), "`messages[0].tool_calls`"),
-            (json!([{"role": "assistant", "tool_calls": [1]}]), "tool_calls[0].function`"),
         ] {
-            let error = normalised(messages).unwrap_err();
+            let error = checked(messages).unwrap_err();
             assert!(error.contains(place), "{error} should name {place}");
         }
+    }
+
+    #[test]
+    fn the_last_text_is_found() {
+        assert_eq!(last_text(&json!({"content": "a"})), Some("a"));
+        let parts = json!({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]});
+        assert_eq!(last_text(&parts), Some("b"));
+        assert_eq!(last_text(&json!({"content": []})), None);
     }
 }

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde_json::Value;
 use types::{SamplingParams, TokenId};
 
 use crate::{Error, state::SamplingDefaults};

@@ -1,5 +1,7 @@
 //! The prompt of a chat: from messages through the model's template to tokens.
 
+use std::time::SystemTime;
+
 use chat::RenderOptions;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -39,7 +41,7 @@ impl ChatPrompt {
         let Some(messages) = self.messages else {
             return Err(Error::field("messages", "is missing"));
         };
-        let messages = messages::normalise(messages)?;
+        let messages = messages::check(messages)?;
         let continue_final_message = self.continue_final_message.unwrap_or(false);
         let add_generation_prompt = self.add_generation_prompt.unwrap_or(!continue_final_message);
         if continue_final_message && add_generation_prompt {
@@ -83,12 +85,16 @@ fn offers_tools(choice: Option<&Value>) -> Result<bool, Error> {
 
 impl CheckedPrompt {
     /// The prompt's tokens.
-    pub(crate) fn tokens(&self, model: &ServedModel) -> Result<Vec<TokenId>, Error> {
-        let text = self.render(model)?;
+    pub(crate) fn tokens(
+        &self,
+        model: &ServedModel,
+        now: SystemTime,
+    ) -> Result<Vec<TokenId>, Error> {
+        let text = self.render(model, now)?;
         model.tokenizer.encode(&text, self.add_special_tokens).map_err(|e| Error::Fault(e.into()))
     }
 
-    fn render(&self, model: &ServedModel) -> Result<String, Error> {
+    fn render(&self, model: &ServedModel, now: SystemTime) -> Result<String, Error> {
         let Some(template) = &model.chat else {
             return Err(Error::field(
                 "model",
@@ -98,12 +104,13 @@ impl CheckedPrompt {
         let options = RenderOptions {
             add_generation_prompt: self.add_generation_prompt,
             tools: self.tools.as_ref(),
-            extra: &self.extra,
+            extra: Some(&self.extra),
+            now,
         };
         let mut text =
             template.render(&self.messages, &options).map_err(|e| Error::Fault(e.into()))?;
         if self.continue_final_message {
-            let content = self.messages.last().and_then(|last| last["content"].as_str());
+            let content = self.messages.last().and_then(messages::last_text);
             text.truncate(end_of(&text, content.unwrap_or_default())?);
         }
         Ok(text)

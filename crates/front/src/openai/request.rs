@@ -43,7 +43,7 @@ pub(super) async fn answer<S: Shape>(
     let group = Group::start(&model, jobs, Arc::clone(&record))?;
     let frame = Frame {
         id: format!("{id_prefix}{}", record.id),
-        created: state.source().unix_seconds(),
+        created: state.unix_seconds(),
         model: model.name().to_owned(),
     };
     Answer { frame, shape, group, usage, permit, record }.respond(&state, checked.stream).await

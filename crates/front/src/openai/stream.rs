@@ -91,6 +91,7 @@ pub(super) struct Answer<S> {
     pub(super) group: Group,
     pub(super) usage: Usage,
     /// Given back when the answer is complete, or when its client is gone.
+    #[expect(dead_code, reason = "held, never looked at")]
     pub(super) permit: OwnedSemaphorePermit,
     pub(super) record: Arc<Record>,
 }
@@ -166,10 +167,10 @@ struct Writer<S> {
 
 impl<S: Shape> Writer<S> {
     fn opening(&mut self) -> Vec<Event> {
-        (0..self.answer.shape.choices())
-            .filter_map(|index| self.answer.shape.opening(index))
-            .map(|delta| self.chunk(&[delta], false))
-            .collect()
+        let shape = &mut self.answer.shape;
+        let deltas: Vec<_> =
+            (0..shape.choices()).filter_map(|index| shape.opening(index)).collect();
+        deltas.into_iter().map(|delta| self.chunk(&[delta], false)).collect()
     }
 
     fn piece(&mut self, index: usize, piece: Piece) -> Vec<Event> {

@@ -3,7 +3,7 @@
 //! Two protocols have a `/tokenize`; the body tells which one is meant. vLLM's has `prompt` or `messages` and answers
 //! with ids, TGI's has `inputs` and answers with one object a token.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use axum::{
     Extension, Json,
@@ -78,12 +78,17 @@ pub(crate) async fn tokenize(
             let fields = json::parse::<TokenizeFields>(&body)?;
             let model = chore_state.model(fields.model.as_deref())?;
             record.set_model(model.name());
-            tokenized(model, fields, &body).map(Json)
+            tokenized(model, fields, &body, chore_state.source().now()).map(Json)
         })
         .await
 }
 
-fn tokenized(model: &ServedModel, fields: TokenizeFields, body: &[u8]) -> Result<Tokenized, Error> {
+fn tokenized(
+    model: &ServedModel,
+    fields: TokenizeFields,
+    body: &[u8],
+    now: SystemTime,
+) -> Result<Tokenized, Error> {
     let add_special_tokens = fields.add_special_tokens.unwrap_or(true);
     let encode = |text: &str| {
         let tokens = model.tokenizer.encode(text, add_special_tokens);
@@ -91,7 +96,7 @@ fn tokenized(model: &ServedModel, fields: TokenizeFields, body: &[u8]) -> Result
     };
     let tokens = match (fields.prompt, fields.messages, fields.inputs) {
         (Some(text), None, None) => encode(&text)?,
-        (None, Some(_), None) => json::parse::<ChatPrompt>(body)?.check()?.tokens(model)?,
+        (None, Some(_), None) => json::parse::<ChatPrompt>(body)?.check()?.tokens(model, now)?,
         (None, None, Some(text)) => {
             return Ok(Tokenized::Spans(spans(&model.tokenizer, &encode(&text)?)?));
         }
