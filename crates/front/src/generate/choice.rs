@@ -91,8 +91,8 @@ impl Choice {
         let stops = StopMatcher::new(rules.stop_strings.clone());
         Self {
             generation,
-            decoder: IncrementalDecoder::new(tokenizer, rules.skip_special_tokens),
-            stops: if rules.include_stop { stops.including_stop() } else { stops },
+            decoder: IncrementalDecoder::continuing(tokenizer, rules.skip_special_tokens),
+            stops: stops.include_stop(rules.include_stop),
             rules,
             tokens: Vec::new(),
             tokens_drawn: 0,
