@@ -74,9 +74,9 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.shared.set_state(EngineState::Stopped);
-        // A thread that is gone has stopped.
+        // A thread that is gone has stopped. Who sees the state knows that the thread was told.
         let _gone = self.commands.send(Command::Shutdown);
+        self.shared.set_state(EngineState::Stopped);
         if let Some(thread) = self.thread.take() {
             let _ended = thread.join();
         }

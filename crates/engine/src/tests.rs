@@ -199,11 +199,15 @@ fn a_request_that_can_never_fit_is_refused_with_both_numbers() {
 
 #[test]
 fn streams_go_on_when_the_executor_is_lost() {
-    let fake = FakeSettings { panicking_steps: vec![3, 9], faulty_steps: vec![20], ..fake() };
-    let (_engine, handle) = start(fake);
+    let (gate, permits) = StepGate::closed();
+    // After each loss the six are cleared alone, which takes six steps; in those nothing may happen.
+    let (panicking_steps, faulty_steps) = (vec![3, 12], vec![25]);
+    let (_engine, handle) =
+        start(FakeSettings { panicking_steps, faulty_steps, gate: Some(gate), ..fake() });
     let requests: Vec<_> = (0..6).map(|seed| request(seed, 30, 25)).collect();
     let generations: Vec<_> =
         requests.iter().map(|new| handle.submit(new.clone()).unwrap()).collect();
+    drop(permits);
     for (generation, new) in generations.into_iter().zip(&requests) {
         assert_eq!(read(generation), (expected(new), None));
     }
@@ -341,6 +345,9 @@ fn shutdown_ends_every_stream() {
     let generations: Vec<_> =
         (0..12).map(|seed| handle.submit(request(seed, 10, 400)).unwrap()).collect();
     let stopping = thread::spawn(|| engine.shutdown());
+    while handle.state() != EngineState::Stopped {
+        thread::yield_now();
+    }
     drop(permits);
     stopping.join().unwrap();
     for generation in generations {
