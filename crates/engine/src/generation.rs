@@ -5,10 +5,11 @@ use std::{
     task::{Context, Poll},
 };
 
+use telemetry::Ending;
 use tokio::sync::mpsc::Receiver;
 use types::{Fault, FaultKind, RequestEvent, RequestId};
 
-use crate::thread::Command;
+use crate::command::Command;
 
 /// A request in the engine, as the one who asked sees it. Dropping it before its end aborts the request.
 #[derive(Debug)]
@@ -39,6 +40,9 @@ impl Generation {
     }
 
     /// As [`next`](Self::next), for code outside of an async runtime.
+    ///
+    /// # Panics
+    /// Inside of one.
     pub fn next_blocking(&mut self) -> Option<RequestEvent> {
         if self.ended {
             return None;
@@ -55,6 +59,19 @@ impl Generation {
         self.events.poll_recv(context).map(|event| self.seen(event))
     }
 
+    /// The reader has all it wants, a stop string for instance: ends the request, and counts it as complete.
+    pub fn complete(mut self) {
+        self.leave(Ending::Stop);
+    }
+
+    fn leave(&mut self, ending: Ending) {
+        if !self.ended {
+            self.ended = true;
+            // An engine that is gone needs no word.
+            let _gone = self.commands.send(Command::Drop { id: self.id, ending });
+        }
+    }
+
     /// Every stream has an end that says how it went, also when the engine's thread is gone.
     fn seen(&mut self, event: Option<RequestEvent>) -> Option<RequestEvent> {
         let event = event.unwrap_or_else(|| {
@@ -67,9 +84,6 @@ impl Generation {
 
 impl Drop for Generation {
     fn drop(&mut self) {
-        if !self.ended {
-            // An engine that is gone needs no abort.
-            let _gone = self.commands.send(Command::Abort(self.id));
-        }
+        self.leave(Ending::Abort);
     }
 }

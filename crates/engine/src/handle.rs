@@ -1,16 +1,13 @@
 //! The engine as the rest of the program sees it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU8, AtomicU64, Ordering},
-    mpsc,
-};
+use std::sync::{Arc, atomic::Ordering, mpsc};
 
+use telemetry::Rejection;
 use types::{
     ExecutorInfo, Fault, FaultKind, MemoryReport, Request, RequestId, SamplingParams, TokenId,
 };
 
-use crate::{Generation, thread::Command};
+use crate::{EngineState, EngineStats, Generation, command::Command, shared::Shared};
 
 /// A request as it comes in.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,52 +16,12 @@ pub struct NewRequest {
     pub prompt: Vec<TokenId>,
     /// How tokens are drawn and which end the request.
     pub sampling: SamplingParams,
-    /// Generate at most this many tokens. Clipped to what fits after the prompt; at least one.
+    /// Generate at most this many tokens, at least one. Clipped to what fits after the prompt: prompt and output
+    /// together are at most the context and what the KV cache holds of one request. A request that was clipped ends
+    /// with `Length` like any other that reached its limit.
     pub tokens_max: u32,
     /// Lower is served first; equal priorities are served in order of arrival.
     pub priority: i32,
-}
-
-/// Whether an engine takes requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EngineState {
-    /// It does.
-    Running,
-    /// No new ones; those that it has go on.
-    Draining,
-    /// It was shut down.
-    Stopped,
-    /// Its executor failed too often.
-    Failed,
-}
-
-impl EngineState {
-    const ALL: [Self; 4] = [Self::Running, Self::Draining, Self::Stopped, Self::Failed];
-}
-
-/// A look at an engine; each number is current, but they are read one after the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EngineStats {
-    /// Whether it takes requests.
-    pub state: EngineState,
-    /// Requests with a slot.
-    pub running: u32,
-    /// Requests in the queue.
-    pub waiting: u32,
-    /// Most requests in the queue.
-    pub waiting_max: u32,
-    /// KV blocks in use, over all cache groups.
-    pub kv_blocks_used: u64,
-    /// KV blocks in the pool, over all cache groups.
-    pub kv_blocks_total: u64,
-    /// Steps done since the start.
-    pub steps: u64,
-    /// Tokens generated since the start.
-    pub generated_tokens: u64,
-    /// Preemptions since the start.
-    pub preemptions: u64,
-    /// Times the executor failed and was built again since the start.
-    pub executor_rebuilds: u64,
 }
 
 /// Submits requests to an engine. Cheap to clone.
@@ -74,42 +31,41 @@ pub struct EngineHandle {
     commands: mpsc::Sender<Command>,
 }
 
-/// What the handles and the thread share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) info: ExecutorInfo,
-    pub(crate) memory: MemoryReport,
-    pub(crate) state: AtomicU8,
-    pub(crate) next_id: AtomicU64,
-}
-
-impl Shared {
-    pub(crate) fn state(&self) -> EngineState {
-        EngineState::ALL[usize::from(self.state.load(Ordering::Acquire))]
-    }
-
-    pub(crate) fn set_state(&self, state: EngineState) {
-        self.state.store(state as u8, Ordering::Release);
-    }
-}
-
 impl EngineHandle {
     pub(crate) fn new(shared: Arc<Shared>, commands: mpsc::Sender<Command>) -> Self {
         Self { shared, commands }
     }
 
-    /// Takes a request or refuses it, at once.
+    /// Takes a request or refuses it, at once: `Invalid` when it is wrong or can never fit, `Overloaded` with the time
+    /// after which to come back when too many wait, `Unavailable` when the engine takes no requests.
     pub fn submit(&self, new: NewRequest) -> Result<Generation, Fault> {
-        if self.state() != EngineState::Running {
-            return Err(Fault::new(FaultKind::Unavailable, "the engine takes no requests"));
+        let refused = |reason, fault| {
+            self.shared.metrics.rejected(reason);
+            fault
+        };
+        let unavailable =
+            |message| refused(Rejection::Unavailable, Fault::new(FaultKind::Unavailable, message));
+        match self.state() {
+            EngineState::Running => {}
+            EngineState::Draining => return Err(unavailable("the engine is draining")),
+            EngineState::Stopped => return Err(unavailable("the engine has stopped")),
+            EngineState::Failed => return Err(unavailable("the engine has failed")),
         }
-        let id = RequestId(self.shared.next_id.fetch_add(1, Ordering::Relaxed));
         let NewRequest { prompt, sampling, tokens_max, priority } = new;
+        let tokens_max = self
+            .shared
+            .limits
+            .check(&prompt, &sampling, tokens_max)
+            .map_err(|refusal| refused(Rejection::Invalid, refusal.into()))?;
+        self.shared.take_place().map_err(|full| refused(Rejection::Overloaded, full.into()))?;
+        let id = RequestId(self.shared.numbers.next_id.fetch_add(1, Ordering::Relaxed));
+        // Room for every event there can be: the prompt's log-probabilities, the tokens, the end.
         let (events, receiver) = tokio::sync::mpsc::channel(tokens_max as usize + 2);
         let request = Request { id, prompt, sampling, tokens_max, priority };
+        let arrived = self.shared.clock.now();
         self.commands
-            .send(Command::Submit { request, events })
-            .map_err(|_| Fault::new(FaultKind::Unavailable, "the engine has stopped"))?;
+            .send(Command::Submit { request, arrived, events })
+            .map_err(|_| unavailable("the engine has stopped"))?;
         Ok(Generation::new(id, receiver, self.commands.clone()))
     }
 
@@ -125,18 +81,7 @@ impl EngineHandle {
 
     /// How the engine does.
     pub fn stats(&self) -> EngineStats {
-        EngineStats {
-            state: self.state(),
-            running: 0,
-            waiting: 0,
-            waiting_max: 0,
-            kv_blocks_used: 0,
-            kv_blocks_total: 0,
-            steps: 0,
-            generated_tokens: 0,
-            preemptions: 0,
-            executor_rebuilds: 0,
-        }
+        self.shared.stats()
     }
 
     /// Whether the engine takes requests.
@@ -146,11 +91,12 @@ impl EngineHandle {
 
     /// Takes no more requests; those in the engine go on.
     pub fn drain(&self) {
-        self.shared.set_state(EngineState::Draining);
+        self.shared.drain();
     }
 
     /// Ends every request in the engine with `fault`.
     pub fn end_all(&self, fault: Fault) {
+        // An engine that is gone has none.
         let _gone = self.commands.send(Command::EndAll(fault));
     }
 }

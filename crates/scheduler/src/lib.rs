@@ -31,6 +31,7 @@ pub mod testing;
 
 pub use error::Error;
 pub use limits::{Limits, Refusal};
+pub use queue::{QueueFull, ServiceRate};
 pub use scheduler::{Counters, Scheduler};
 pub use settings::Settings;
 

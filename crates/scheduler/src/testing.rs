@@ -14,7 +14,7 @@ use types::{
 #[derive(Debug)]
 pub struct FakeModel {
     info: ExecutorInfo,
-    /// A request with this token in its sequence fails alone.
+    /// A request with this token in its prompt fails alone.
     failing_token: Option<TokenId>,
     slots: BTreeMap<SlotId, FakeSlot>,
     /// For each group, block and offset, the hash of all tokens up to that position.
@@ -28,6 +28,12 @@ struct FakeSlot {
     computed: u32,
 }
 
+impl FakeSlot {
+    fn prompt(&self) -> &[TokenId] {
+        &self.tokens[..self.admission.prompt_len as usize]
+    }
+}
+
 impl FakeModel {
     /// A model with these limits.
     pub fn new(info: ExecutorInfo) -> Self {
@@ -39,7 +45,7 @@ impl FakeModel {
         Self { info, failing_token: None, slots: BTreeMap::new(), cache }
     }
 
-    /// The same model, in which every request fails alone that has this token in its sequence.
+    /// The same model, in which every request fails alone that has this token in its prompt.
     #[must_use]
     pub fn with_failing_token(mut self, token: TokenId) -> Self {
         self.failing_token = Some(token);
@@ -56,9 +62,9 @@ impl FakeModel {
         self.slots.len()
     }
 
-    /// All tokens known of the request in `slot`.
-    pub fn tokens(&self, slot: SlotId) -> Option<&[TokenId]> {
-        self.slots.get(&slot).map(|slot| slot.tokens.as_slice())
+    /// The prompt of the request in `slot`.
+    pub fn prompt(&self, slot: SlotId) -> Option<&[TokenId]> {
+        self.slots.get(&slot).map(FakeSlot::prompt)
     }
 
     /// Runs a step.
@@ -123,7 +129,7 @@ impl FakeModel {
             last = fake.tokens.iter().fold(START, |hash, token| mix(hash, u64::from(*token)));
         }
         fake.computed = positions.end;
-        if self.failing_token.is_some_and(|token| fake.tokens.contains(&token)) {
+        if self.failing_token.is_some_and(|token| fake.prompt().contains(&token)) {
             outcome.failed.push((slot, Fault::internal("the failing token")));
             return;
         }

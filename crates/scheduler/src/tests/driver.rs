@@ -117,7 +117,7 @@ impl Driver {
         let plan = self.plan()?;
         let outcome = self.model.run(&plan);
         let poisoned =
-            plan.items.iter().any(|item| self.model.tokens(item.slot).unwrap().contains(&POISON));
+            plan.items.iter().any(|item| self.model.prompt(item.slot).unwrap().contains(&POISON));
         if poisoned {
             self.crash();
         } else {

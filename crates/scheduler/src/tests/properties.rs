@@ -207,7 +207,7 @@ impl Run {
                 let crashes = plan
                     .items
                     .iter()
-                    .any(|item| self.driver.model.tokens(item.slot).unwrap().contains(&POISON));
+                    .any(|item| self.driver.model.prompt(item.slot).unwrap().contains(&POISON));
                 if crashes {
                     self.driver.crash();
                 } else {
