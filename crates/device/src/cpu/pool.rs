@@ -100,9 +100,8 @@ impl ThreadPool {
         let pointer: *const Task<'_> = task;
         // SAFETY: only the lifetime changes. Workers use the pointer during this call alone, because it does not return
         // before all of them have finished.
-        let pointer = unsafe {
-            std::mem::transmute::<*const Task<'_>, *const Task<'static>>(pointer)
-        };
+        let pointer =
+            unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(pointer) };
         // SAFETY: no worker reads `task` now: all have finished the round before, and the new one is not announced.
         unsafe { *self.shared.task.get() = Some(pointer) };
         self.shared.unfinished.store(self.workers.len(), Ordering::Relaxed);
