@@ -68,8 +68,9 @@ fn queries_together<L: Lanes, E: KvElement, const N: usize>(
     let table = part.all.block_table(task);
     let first = queries.iter().map(|query| query.start).min().unwrap_or(0) / BLOCK_TOKENS;
     let end = queries.iter().map(|query| query.end).max().unwrap_or(0);
-    for block in first..end.div_ceil(BLOCK_TOKENS) {
-        let page = (table[block] as usize * kv_heads + task.kv_head) * head_dim * BLOCK_TOKENS;
+    let blocks = table.iter().enumerate().take(end.div_ceil(BLOCK_TOKENS)).skip(first);
+    for (block, &page) in blocks {
+        let page = (page as usize * kv_heads + task.kv_head) * head_dim * BLOCK_TOKENS;
         let page = page..page + head_dim * BLOCK_TOKENS;
         let position = block * BLOCK_TOKENS;
 

@@ -103,7 +103,7 @@ unsafe fn tile<
     let zero = _mm256_setzero_si256();
     let mut sums = [_mm256_setzero_ps(); N];
     for block in 0..blocks {
-        // SAFETY (for all pointers of this loop): the record lies in the panel, and the inputs, scales and sums of `N` rows
+        // SAFETY: for all pointers of this loop: the record lies in the panel, and the inputs, scales and sums of `N` rows
         // from `row` on lie in `input`, by the function's condition.
         unsafe {
             let record = panel.as_ptr().add(block * record_bytes);

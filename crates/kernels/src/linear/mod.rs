@@ -18,7 +18,7 @@ mod cases;
 
 use std::ops::Range;
 
-use device::cpu::{Cpu, DisjointSlice, Rung, partition};
+use device::cpu::{Cpu, DisjointSlice, Isa, Rung, partition};
 
 pub use packed::{DenseFormat, Layout, PANEL, PackedMatrix, QuantizedLayout, UnpackedBlock, Zero};
 
@@ -109,7 +109,12 @@ pub fn linear(cpu: &Cpu, args: Linear<'_>) {
                     write(target, values, bias, accumulate);
                 };
                 let quantized = quantized.map(Q8View::new);
-                compute(cpu, segment.matrix, panel, input, quantized, rows.clone(), emit);
+                let matrix = segment.matrix;
+                compute(
+                    cpu.isa,
+                    PanelRows { matrix, panel, input, quantized, rows: rows.clone() },
+                    emit,
+                );
             }
         }
     });
@@ -169,42 +174,34 @@ fn write(target: &mut [f32], values: &[f32; PANEL], bias: Option<&[f32]>, accumu
     }
 }
 
-fn compute(
-    cpu: &Cpu,
-    matrix: &PackedMatrix,
+/// One panel of a matrix against some rows.
+struct PanelRows<'a> {
+    matrix: &'a PackedMatrix,
     panel: usize,
-    input: &[f32],
-    quantized: Option<Q8View<'_>>,
+    input: &'a [f32],
+    quantized: Option<Q8View<'a>>,
     rows: Range<usize>,
-    mut emit: impl FnMut(usize, &[f32; PANEL]),
-) {
+}
+
+fn compute(isa: Isa, part: PanelRows<'_>, mut emit: impl FnMut(usize, &[f32; PANEL])) {
+    let PanelRows { matrix, panel, input, quantized, rows } = part;
+    let (columns, panel) = (matrix.columns(), matrix.panel(panel));
     match (matrix.layout(), quantized) {
-        (Layout::Quantized(layout), Some(quantized)) => {
-            let panel = matrix.panel(panel);
-            match cpu.isa.rung() {
-                Rung::Scalar => scalar::quantized(layout, panel, quantized, rows, emit),
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: an `Isa` with this rung proves that the CPU has its features.
-                Rung::Avx2 => unsafe { avx2::quantized(layout, panel, quantized, rows, &mut emit) },
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: as above.
-                Rung::Avx512 => unsafe {
-                    avx512::quantized(layout, panel, quantized, rows, &mut emit);
-                },
-                #[cfg(not(target_arch = "x86_64"))]
-                Rung::Avx2 | Rung::Avx512 => unreachable!("only detected on x86-64"),
-            }
-        }
-        (Layout::Dense(format), _) => {
-            let (columns, panel) = (matrix.columns(), matrix.panel(panel));
-            match cpu.isa.rung() {
-                Rung::Scalar => scalar::dense(format, panel, input, columns, rows, emit),
-                _ => {
-                    let part = dense::Part { format, panel, input, columns, rows, emit: &mut emit };
-                    launch(cpu.isa, part);
-                }
-            }
-        }
+        (Layout::Quantized(layout), Some(input)) => match isa.rung() {
+            Rung::Scalar => scalar::quantized(layout, panel, input, rows, emit),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an `Isa` with this rung proves that the CPU has its features; shapes were validated.
+            Rung::Avx2 => unsafe { avx2::quantized(layout, panel, input, rows, &mut emit) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Rung::Avx512 => unsafe { avx512::quantized(layout, panel, input, rows, &mut emit) },
+            #[cfg(not(target_arch = "x86_64"))]
+            Rung::Avx2 | Rung::Avx512 => unreachable!("only detected on x86-64"),
+        },
+        (Layout::Dense(format), _) => match isa.rung() {
+            Rung::Scalar => scalar::dense(format, panel, input, columns, rows, emit),
+            _ => launch(isa, dense::Part { format, panel, input, columns, rows, emit: &mut emit }),
+        },
         (Layout::Quantized(_), None) => unreachable!("validated"),
     }
 }

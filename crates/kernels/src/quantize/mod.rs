@@ -60,7 +60,7 @@ impl Q8Rows {
 
     /// Rows there is room for.
     pub fn rows(&self) -> usize {
-        if self.width == 0 { 0 } else { self.values.len() / self.width }
+        self.values.len().checked_div(self.width).unwrap_or(0)
     }
 
     /// Bytes held.

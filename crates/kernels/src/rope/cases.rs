@@ -39,12 +39,12 @@ fn turns_by_position_times_frequency_and_stores() {
             for (row, &position) in positions.iter().enumerate() {
                 let mut want = before[row * stride..][..stride].to_vec();
                 for head in want.chunks_exact_mut(head_dim).take(heads + kv_heads) {
-                    for pair in 0..pairs {
+                    for (pair, frequency) in frequencies.iter().enumerate() {
                         let (low, high) = match style {
                             RopePairs::Halves => (pair, pair + pairs),
                             RopePairs::Neighbours => (2 * pair, 2 * pair + 1),
                         };
-                        let (sin, cos) = (f64::from(position) * frequencies[pair]).sin_cos();
+                        let (sin, cos) = (f64::from(position) * frequency).sin_cos();
                         let (a, b) = (f64::from(head[low]), f64::from(head[high]));
                         head[low] = (a * cos - b * sin) as f32;
                         head[high] = (a * sin + b * cos) as f32;
