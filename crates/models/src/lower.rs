@@ -59,11 +59,11 @@ pub fn load(weights: &Weights, cpu: &Cpu, options: LoadOptions<'_>) -> Result<Mo
     Ok(Model { program: lowering.program, spec })
 }
 
-struct Lowering<'a> {
+struct Lowering<'a, 'p> {
     weights: &'a Weights,
     cpu: &'a Cpu,
     gguf: bool,
-    options: LoadOptions<'a>,
+    options: LoadOptions<'p>,
     bytes_done: u64,
     bytes_total: u64,
     program: Program,
@@ -81,7 +81,7 @@ struct Buffers {
     selected_normed: FloatBufferId,
 }
 
-impl Lowering<'_> {
+impl Lowering<'_, '_> {
     fn decoder(&mut self, spec: &DecoderSpec) -> Result<(), Error> {
         let (position, output) = (RowKind::Position, RowKind::Output);
         let buffers = Buffers {
@@ -112,17 +112,28 @@ impl Lowering<'_> {
         self.program.head = vec![
             Op::Select { input: buffers.residual, output: buffers.selected },
             Op::RmsNorm { input: buffers.selected, weight, output: normed },
-            Op::Linear { input: normed, segments: vec![segment], output: logits, accumulate: false },
+            Op::Linear {
+                input: normed,
+                segments: vec![segment],
+                output: logits,
+                accumulate: false,
+            },
         ];
         Ok(())
     }
 
-    fn attention(&mut self, spec: &DecoderSpec, buffers: &Buffers, layer: usize) -> Result<(), Error> {
+    fn attention(
+        &mut self,
+        spec: &DecoderSpec,
+        buffers: &Buffers,
+        layer: usize,
+    ) -> Result<(), Error> {
         let weight = self.vector(Part::AttentionNorm, layer, "weight", spec.width)?;
         let (q_width, kv_width) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let mut segments = Vec::new();
         let mut column = 0;
-        for (part, rows) in [(Part::Query, q_width), (Part::Key, kv_width), (Part::Value, kv_width)] {
+        for (part, rows) in [(Part::Query, q_width), (Part::Key, kv_width), (Part::Value, kv_width)]
+        {
             let matrix = self.matrix(part, layer, [rows, spec.width])?;
             let bias = match spec.qkv_bias {
                 true => Some(self.vector(part, layer, "bias", rows)?),
@@ -135,7 +146,12 @@ impl Lowering<'_> {
         let normed = self.activation(buffers.normed, &matrices);
         let qkv = buffers.qkv;
         self.program.body.push(Op::RmsNorm { input: buffers.residual, weight, output: normed });
-        self.program.body.push(Op::Linear { input: normed, segments, output: qkv, accumulate: false });
+        self.program.body.push(Op::Linear {
+            input: normed,
+            segments,
+            output: qkv,
+            accumulate: false,
+        });
         if spec.qk_norm {
             let norms = [(Part::QueryNorm, 0, spec.heads), (Part::KeyNorm, q_width, spec.kv_heads)];
             for (part, offset, heads) in norms {
@@ -161,7 +177,12 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    fn feed_forward(&mut self, spec: &DecoderSpec, buffers: &Buffers, layer: usize) -> Result<(), Error> {
+    fn feed_forward(
+        &mut self,
+        spec: &DecoderSpec,
+        buffers: &Buffers,
+        layer: usize,
+    ) -> Result<(), Error> {
         let weight = self.vector(Part::FeedForwardNorm, layer, "weight", spec.width)?;
         let gate = self.matrix(Part::Gate, layer, [spec.feed_forward, spec.width])?;
         let up = self.matrix(Part::Up, layer, [spec.feed_forward, spec.width])?;
@@ -226,7 +247,13 @@ impl Lowering<'_> {
         Ok(MatrixId(self.program.matrices.len() - 1))
     }
 
-    fn vector(&mut self, part: Part, layer: usize, kind: &str, len: usize) -> Result<VectorId, Error> {
+    fn vector(
+        &mut self,
+        part: Part,
+        layer: usize,
+        kind: &str,
+        len: usize,
+    ) -> Result<VectorId, Error> {
         let name = part.name(self.gguf, layer, kind);
         let tensor = self.tensor(&name, &[len])?;
         let (data_type, bytes) = (tensor.info.data_type, tensor.info.bytes as u64);

@@ -77,7 +77,13 @@ impl RopeFrequencies {
                     (1.0 - keep) * value / factor + keep * value
                 })
                 .collect(),
-            RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, magnitude: given } => {
+            RopeScaling::Yarn {
+                factor,
+                original_context,
+                beta_fast,
+                beta_slow,
+                magnitude: given,
+            } => {
                 magnitude = given.unwrap_or(0.1 * factor.ln() + 1.0);
                 let dimension = |turns: f64| {
                     dims * (original_context / (turns * TAU)).ln() / (2.0 * spec.theta.ln())

@@ -85,7 +85,12 @@ impl DecoderSpec {
             ("context_max", self.context_max),
         ];
         for (field, value) in positive {
-            check((1..=1 << 24).contains(&value), field, value, "it must be between 1 and 16777216")?;
+            check(
+                (1..=1 << 24).contains(&value),
+                field,
+                value,
+                "it must be between 1 and 16777216",
+            )?;
         }
         check(self.layers <= 4096, "layers", self.layers, "at most 4096 are supported")?;
         check(

@@ -28,7 +28,12 @@ pub(super) fn plain_decoder(config: &Config<'_>) -> Result<DecoderSpec, Error> {
     if let Some(activation) = config.text(field("hidden_act", "hidden_act"))
         && activation != "silu"
     {
-        return Err(unusable(config, field("hidden_act", ""), activation, "only silu is supported"));
+        return Err(unusable(
+            config,
+            field("hidden_act", ""),
+            activation,
+            "only silu is supported",
+        ));
     }
     if config.switch(field("mlp_bias", "mlp_bias")) {
         return Err(unusable(config, field("mlp_bias", ""), "true", "it is not supported"));
@@ -41,9 +46,8 @@ pub(super) fn plain_decoder(config: &Config<'_>) -> Result<DecoderSpec, Error> {
     }
     let width = config.required_count(field("hidden_size", "embedding_length"))?;
     let heads = config.required_count(field("num_attention_heads", "attention.head_count"))?;
-    let kv_heads = config
-        .count(field("num_key_value_heads", "attention.head_count_kv"))?
-        .unwrap_or(heads);
+    let kv_heads =
+        config.count(field("num_key_value_heads", "attention.head_count_kv"))?.unwrap_or(heads);
     let head_dim = config
         .count(field("head_dim", "attention.key_length"))?
         .or_else(|| width.checked_div(heads))
@@ -133,7 +137,9 @@ fn scaling_in(config: &Config<'_>, object: &str, kind: Field) -> Result<RopeScal
     let factor = || required(field("factor", "factor"));
     let original_context = || match value(original)? {
         Some(original) => Ok(original),
-        None => Ok(config.required_count(field("max_position_embeddings", "context_length"))? as f64),
+        None => {
+            Ok(config.required_count(field("max_position_embeddings", "context_length"))? as f64)
+        }
     };
     match config.text(kind) {
         None | Some("none" | "default") => Ok(RopeScaling::None),
