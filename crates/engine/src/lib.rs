@@ -1,1 +1,34 @@
-//! engine
+//! The step loop: one OS thread a replica, which joins the scheduler and an executor.
+//!
+//! Async ends here. [`EngineHandle`] is what the rest of the program holds: it answers at once whether a request is
+//! taken, and gives out a [`Generation`], the stream of one request's events. The thread never waits for a reader: a
+//! stream has room for every event that its request can have. Dropping a `Generation` aborts its request.
+//!
+//! When a step fails as a whole, by a fault or a panic of the executor, the executor is built again and the requests
+//! are computed again in it, so their streams go on; one that is to blame ends alone (see `scheduler`). An executor that
+//! keeps failing makes the engine give up: it ends what it has and refuses what comes.
+//!
+//! The thread is `replica.rs`; it knows its clock and its channel only as arguments of `run`.
+
+mod clock;
+mod command;
+mod engine;
+mod executor_guard;
+mod generation;
+mod handle;
+mod replica;
+mod settings;
+mod shared;
+mod streams;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+pub use engine::Engine;
+pub use generation::Generation;
+pub use handle::{EngineHandle, NewRequest};
+pub use scheduler::Settings as SchedulerSettings;
+pub use settings::EngineSettings;
+pub use shared::{EngineState, EngineStats};
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,17 @@
-//! queue
+//! Requests that wait for their turn.
+//!
+//! Pure: no clock, no threads, no I/O. Time is an argument, a duration since an origin that the caller chose.
+//!
+//! What always holds: requests leave in order of their [`Rank`]; a rank is given once, at arrival, and kept, so a
+//! request that comes back after a preemption stands where it stood, in front of all that came later. The limit refuses
+//! new requests only: one that was let in is never turned away.
+//!
+//! An order is a way to make a [`Rank`]; how long the wait will be is a matter of the [`ServiceRate`] alone.
+
+mod rank;
+mod service;
+mod waiting;
+
+pub use rank::Rank;
+pub use service::{ServiceMeter, ServiceRate};
+pub use waiting::{QueueFull, Ticket, WaitingQueue};

@@ -1,1 +1,39 @@
-//! scheduler
+//! What to compute next, for which request.
+//!
+//! [`Scheduler::plan`] turns state into one step's plan, whatever runs the model turns the plan into an outcome, and
+//! [`Scheduler::commit`] folds the outcome back. There is no prefill phase and no decode phase: a request has tokens
+//! known and positions computed, and a step hands out a budget of positions.
+//!
+//! Pure: no clock, no threads, no I/O, no randomness, containers in a fixed order. Time is an argument, a duration since
+//! an origin that the caller chose. The same calls give the same plans.
+//!
+//! What always holds ([`Scheduler::invariants`] checks it):
+//! - A request ends once, and its tokens come out once each, preempted or not.
+//! - The running request of the lowest rank always advances: the one of the highest rank gives way when blocks run out.
+//! - A request that was let in fits when it is alone, so it can always be finished.
+//!
+//! A step is put together by passes, one file each in `passes`; a new concern is a new pass.
+
+mod commit;
+mod error;
+mod invariants;
+mod limits;
+mod passes;
+mod plan;
+mod preempt;
+mod prompt_logprobs;
+mod scheduler;
+mod sequence;
+mod settings;
+mod slots;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+pub use error::Error;
+pub use limits::{Limits, Refusal};
+pub use queue::{QueueFull, ServiceRate};
+pub use scheduler::{Counters, Scheduler};
+pub use settings::Settings;
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ pub struct StepPlan {
     pub release: Vec<SlotId>,
     /// Requests that get a slot, told whole; from here on the plan refers to them by slot.
     pub admit: Vec<SlotAdmission>,
-    /// The work, at most one item a slot.
+    /// The work, at most one item a slot. None in a plan that only releases; its outcome is empty.
     pub items: Vec<WorkItem>,
 }
 

@@ -1,0 +1,102 @@
+//! The engine as the rest of the program sees it.
+
+use std::sync::{Arc, atomic::Ordering, mpsc};
+
+use telemetry::Rejection;
+use types::{
+    ExecutorInfo, Fault, FaultKind, MemoryReport, Request, RequestId, SamplingParams, TokenId,
+};
+
+use crate::{EngineState, EngineStats, Generation, command::Command, shared::Shared};
+
+/// A request as it comes in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewRequest {
+    /// Tokens to start from; at least one.
+    pub prompt: Vec<TokenId>,
+    /// How tokens are drawn and which end the request.
+    pub sampling: SamplingParams,
+    /// Generate at most this many tokens, at least one. Clipped to what fits after the prompt: prompt and output
+    /// together are at most the context and what the KV cache holds of one request. A request that was clipped ends
+    /// with `Length` like any other that reached its limit.
+    pub tokens_max: u32,
+    /// Lower is served first; equal priorities are served in order of arrival.
+    pub priority: i32,
+}
+
+/// Submits requests to an engine. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct EngineHandle {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+}
+
+impl EngineHandle {
+    pub(crate) fn new(shared: Arc<Shared>, commands: mpsc::Sender<Command>) -> Self {
+        Self { shared, commands }
+    }
+
+    /// Takes a request or refuses it, at once: `Invalid` when it is wrong or can never fit, `Overloaded` with the time
+    /// after which to come back when too many wait, `Unavailable` when the engine takes no requests.
+    pub fn submit(&self, new: NewRequest) -> Result<Generation, Fault> {
+        let refused = |reason, fault| {
+            self.shared.metrics.rejected(reason);
+            fault
+        };
+        let unavailable =
+            |message| refused(Rejection::Unavailable, Fault::new(FaultKind::Unavailable, message));
+        match self.state() {
+            EngineState::Running => {}
+            EngineState::Draining => return Err(unavailable("the engine is draining")),
+            EngineState::Stopped => return Err(unavailable("the engine has stopped")),
+            EngineState::Failed => return Err(unavailable("the engine has failed")),
+        }
+        let NewRequest { prompt, sampling, tokens_max, priority } = new;
+        let tokens_max = self
+            .shared
+            .limits
+            .check(&prompt, &sampling, tokens_max)
+            .map_err(|refusal| refused(Rejection::Invalid, refusal.into()))?;
+        self.shared.take_place().map_err(|full| refused(Rejection::Overloaded, full.into()))?;
+        let id = RequestId(self.shared.numbers.next_id.fetch_add(1, Ordering::Relaxed));
+        // Room for every event there can be: the prompt's log-probabilities, the tokens, the end.
+        let (events, receiver) = tokio::sync::mpsc::channel(tokens_max as usize + 2);
+        let request = Request { id, prompt, sampling, tokens_max, priority };
+        let arrived = self.shared.clock.now();
+        self.commands
+            .send(Command::Submit { request, arrived, events })
+            .map_err(|_| unavailable("the engine has stopped"))?;
+        Ok(Generation::new(id, receiver, self.commands.clone()))
+    }
+
+    /// The executor's limits.
+    pub fn info(&self) -> &ExecutorInfo {
+        &self.shared.info
+    }
+
+    /// Where the executor's memory went.
+    pub fn memory(&self) -> MemoryReport {
+        self.shared.memory
+    }
+
+    /// How the engine does.
+    pub fn stats(&self) -> EngineStats {
+        self.shared.stats()
+    }
+
+    /// Whether the engine takes requests.
+    pub fn state(&self) -> EngineState {
+        self.shared.state()
+    }
+
+    /// Takes no more requests; those in the engine go on.
+    pub fn drain(&self) {
+        self.shared.drain();
+    }
+
+    /// Ends every request in the engine with `fault`.
+    pub fn end_all(&self, fault: Fault) {
+        // An engine that is gone has none.
+        let _gone = self.commands.send(Command::EndAll(fault));
+    }
+}

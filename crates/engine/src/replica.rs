@@ -1,0 +1,186 @@
+//! The step loop of one replica.
+
+use std::{
+    sync::{Arc, atomic::Ordering, mpsc},
+    thread,
+};
+
+use scheduler::Scheduler;
+use types::{Fault, FaultKind, RequestEvent, RequestId};
+
+use crate::{
+    EngineSettings, EngineState, command::Command, executor_guard::ExecutorGuard, shared::Shared,
+    streams::Streams,
+};
+
+/// A flood of commands must not keep the steps of others waiting.
+const COMMANDS_PER_STEP_MAX: usize = 1024;
+
+/// What the engine's thread owns.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    scheduler: Scheduler,
+    executor: ExecutorGuard,
+    streams: Streams,
+    shared: Arc<Shared>,
+    settings: EngineSettings,
+    /// Failures of the executor since the last step that succeeded.
+    failures: u32,
+    /// New requests in the scheduler's queue as of the last look; each holds a place.
+    places_held: u32,
+}
+
+impl Replica {
+    pub(crate) fn new(
+        scheduler: Scheduler,
+        executor: ExecutorGuard,
+        shared: Arc<Shared>,
+        settings: EngineSettings,
+    ) -> Self {
+        let streams = Streams::new(shared.metrics.clone());
+        let replica =
+            Self { scheduler, executor, streams, shared, settings, failures: 0, places_held: 0 };
+        replica.publish_numbers();
+        replica
+    }
+
+    /// Runs until it is told to stop, or nobody is left who could tell it anything.
+    pub(crate) fn run(mut self, commands: &mpsc::Receiver<Command>) {
+        loop {
+            if !self.step() {
+                // Nothing to do: wait for a word, without using the processor.
+                let Ok(command) = commands.recv() else { return };
+                if self.is_told_to_stop(command) {
+                    return;
+                }
+            }
+            for command in commands.try_iter().take(COMMANDS_PER_STEP_MAX) {
+                if self.is_told_to_stop(command) {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn is_told_to_stop(&mut self, command: Command) -> bool {
+        let now = self.shared.clock.now();
+        match command {
+            Command::Submit { request, arrived, events } => {
+                let id = request.id;
+                self.places_held += 1;
+                self.streams.open(id, events, request.prompt.len(), arrived);
+                let outcome = if self.shared.state() == EngineState::Failed {
+                    Err(failed())
+                } else {
+                    self.scheduler.submit(request, arrived).map_err(Fault::from)
+                };
+                let refused = outcome.err().map(|fault| (id, RequestEvent::Failed(fault)));
+                self.publish(refused.into_iter().collect());
+            }
+            Command::Drop { id, ending } => {
+                self.scheduler.abort(id);
+                self.streams.close(id, ending, now);
+                self.publish(Vec::new());
+            }
+            Command::EndAll(fault) => {
+                let events = self.scheduler.end_all(&fault);
+                self.publish(events);
+            }
+            Command::Shutdown => {
+                let fault = Fault::new(FaultKind::Unavailable, "the engine was shut down");
+                let events = self.scheduler.end_all(&fault);
+                self.publish(events);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Plans and runs one step. Says whether there was one.
+    fn step(&mut self) -> bool {
+        let planned = self.shared.clock.now();
+        let Some(plan) = self.scheduler.plan(planned) else { return false };
+        let positions = plan.token_count() as u64;
+        // Who starts now leaves a place in the queue, and not only when the step is done.
+        self.publish(Vec::new());
+        let outcome = self.executor.run(plan);
+        let now = self.shared.clock.now();
+        match outcome.and_then(|outcome| self.scheduler.commit(outcome, now).map_err(Fault::from)) {
+            Ok(events) => {
+                if positions > 0 {
+                    self.failures = 0;
+                    self.shared.metrics.step(now.saturating_sub(planned), positions);
+                }
+                self.publish(events);
+            }
+            Err(fault) => self.recover(&fault),
+        }
+        true
+    }
+
+    /// The step failed as a whole. Builds the executor again, or gives up.
+    fn recover(&mut self, fault: &Fault) {
+        tracing::error!(%fault, "the executor failed; its requests will be computed again");
+        let blame = Fault::internal("the model failed twice while it computed this request");
+        let events = self.scheduler.requeue_all(&blame, self.shared.clock.now());
+        for (id, _) in &events {
+            tracing::error!(%id, "ended: its step failed twice");
+        }
+        self.publish(events);
+        self.failures += 1;
+        while self.failures <= self.settings.executor_failures_max {
+            self.shared.metrics.executor_rebuilt();
+            self.shared.numbers.executor_rebuilds.fetch_add(1, Ordering::Relaxed);
+            match self.executor.build() {
+                Ok((info, _)) if info == self.shared.info => return,
+                Ok(_) => tracing::error!("the executor came back with other limits"),
+                Err(fault) => tracing::error!(%fault, "the executor could not be built"),
+            }
+            self.failures += 1;
+            thread::sleep(self.settings.rebuild_pause);
+        }
+        self.give_up();
+    }
+
+    fn give_up(&mut self) {
+        tracing::error!(failures = self.failures, "the executor fails again and again: giving up");
+        self.shared.set_state(EngineState::Failed);
+        self.executor.discard();
+        let events = self.scheduler.end_all(&failed());
+        // Nobody is left to be told of the slots.
+        self.scheduler.requeue_all(&failed(), self.shared.clock.now());
+        self.publish(events);
+    }
+
+    /// Lets the numbers be seen, then the events: who reads an event finds the numbers as they were after it.
+    fn publish(&mut self, events: Vec<(RequestId, RequestEvent)>) {
+        let held = self.scheduler.waiting_new() as u32;
+        self.shared.give_back_places(self.places_held - held);
+        self.places_held = held;
+        let tokens = events.iter().filter(|(_, e)| matches!(e, RequestEvent::Token { .. })).count();
+        self.shared.numbers.generated_tokens.fetch_add(tokens as u64, Ordering::Relaxed);
+        self.publish_numbers();
+        self.streams.deliver(events, self.shared.clock.now());
+    }
+
+    fn publish_numbers(&self) {
+        let Shared { numbers, metrics, .. } = &*self.shared;
+        let counters = self.scheduler.counters();
+        let (used, total) = self.scheduler.kv_blocks();
+        let (running, waiting) = (self.scheduler.running() as u32, self.scheduler.waiting() as u32);
+        numbers.running.store(running, Ordering::Relaxed);
+        numbers.waiting_again.store(waiting - self.places_held, Ordering::Relaxed);
+        numbers.kv_blocks_used.store(used, Ordering::Relaxed);
+        numbers.kv_blocks_total.store(total, Ordering::Relaxed);
+        numbers.steps.store(counters.steps, Ordering::Relaxed);
+        let before = numbers.preemptions.swap(counters.preemptions, Ordering::Relaxed);
+        metrics.preempted(counters.preemptions - before);
+        metrics.set_requests(running, waiting);
+        metrics.set_kv_blocks(used, total);
+        self.shared.set_service_rate(self.scheduler.service_rate());
+    }
+}
+
+fn failed() -> Fault {
+    Fault::new(FaultKind::Unavailable, "the engine has failed")
+}

@@ -1,0 +1,144 @@
+//! What the handles and the thread share: numbers that one side writes and the other reads at once.
+
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+};
+
+use scheduler::{Limits, QueueFull, ServiceRate};
+use telemetry::EngineMetrics;
+use types::{ExecutorInfo, MemoryReport};
+
+use crate::clock::Clock;
+
+/// Whether an engine takes requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineState {
+    /// It does.
+    Running,
+    /// No new ones; those that it has go on.
+    Draining,
+    /// It was shut down.
+    Stopped,
+    /// Its executor failed too often.
+    Failed,
+}
+
+impl EngineState {
+    const ALL: [Self; 4] = [Self::Running, Self::Draining, Self::Stopped, Self::Failed];
+}
+
+/// A look at an engine; each number is current, but they are read one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineStats {
+    /// Whether it takes requests.
+    pub state: EngineState,
+    /// Requests with a slot.
+    pub running: u32,
+    /// Requests that wait, preempted ones included.
+    pub waiting: u32,
+    /// Most new requests that may wait.
+    pub waiting_max: u32,
+    /// KV blocks in use, over all cache groups.
+    pub kv_blocks_used: u64,
+    /// KV blocks in the pool, over all cache groups.
+    pub kv_blocks_total: u64,
+    /// Steps since the start.
+    pub steps: u64,
+    /// Tokens generated since the start.
+    pub generated_tokens: u64,
+    /// Requests preempted since the start.
+    pub preemptions: u64,
+    /// Times the executor failed and was built again since the start.
+    pub executor_rebuilds: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) info: ExecutorInfo,
+    pub(crate) limits: Limits,
+    pub(crate) memory: MemoryReport,
+    pub(crate) waiting_max: u32,
+    pub(crate) metrics: EngineMetrics,
+    pub(crate) clock: Clock,
+    pub(crate) numbers: Numbers,
+}
+
+/// The parts that change.
+#[derive(Debug, Default)]
+pub(crate) struct Numbers {
+    state: AtomicU8,
+    pub(crate) next_id: AtomicU64,
+    /// Places taken among the new requests: by the handle when it lets one in, given back by the thread.
+    places_taken: AtomicU32,
+    pub(crate) running: AtomicU32,
+    pub(crate) waiting_again: AtomicU32,
+    pub(crate) kv_blocks_used: AtomicU64,
+    pub(crate) kv_blocks_total: AtomicU64,
+    pub(crate) steps: AtomicU64,
+    pub(crate) generated_tokens: AtomicU64,
+    pub(crate) preemptions: AtomicU64,
+    pub(crate) executor_rebuilds: AtomicU64,
+    service_rate: Mutex<ServiceRate>,
+}
+
+impl Shared {
+    pub(crate) fn state(&self) -> EngineState {
+        EngineState::ALL[usize::from(self.numbers.state.load(Ordering::Acquire))]
+    }
+
+    pub(crate) fn set_state(&self, state: EngineState) {
+        self.numbers.state.store(state as u8, Ordering::Release);
+    }
+
+    /// Running becomes draining; any other state is past that.
+    pub(crate) fn drain(&self) {
+        let (running, draining) = (EngineState::Running as u8, EngineState::Draining as u8);
+        let state = &self.numbers.state;
+        let _past = state.compare_exchange(running, draining, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Takes one of the places of new requests.
+    pub(crate) fn take_place(&self) -> Result<(), QueueFull> {
+        let one_more = |taken: u32| (taken < self.waiting_max).then_some(taken + 1);
+        let places = &self.numbers.places_taken;
+        match places.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more) {
+            Ok(_) => Ok(()),
+            Err(taken) => {
+                let waiting = taken + self.numbers.waiting_again.load(Ordering::Relaxed);
+                let wait = self.service_rate().predicted_wait(waiting as usize);
+                Err(QueueFull { limit: self.waiting_max as usize, wait })
+            }
+        }
+    }
+
+    pub(crate) fn give_back_places(&self, count: u32) {
+        self.numbers.places_taken.fetch_sub(count, Ordering::AcqRel);
+    }
+
+    fn service_rate(&self) -> ServiceRate {
+        *self.numbers.service_rate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_service_rate(&self, rate: ServiceRate) {
+        *self.numbers.service_rate.lock().unwrap_or_else(PoisonError::into_inner) = rate;
+    }
+
+    pub(crate) fn stats(&self) -> EngineStats {
+        let numbers = &self.numbers;
+        let waiting_new = numbers.places_taken.load(Ordering::Acquire);
+        EngineStats {
+            state: self.state(),
+            running: numbers.running.load(Ordering::Relaxed),
+            waiting: waiting_new + numbers.waiting_again.load(Ordering::Relaxed),
+            waiting_max: self.waiting_max,
+            kv_blocks_used: numbers.kv_blocks_used.load(Ordering::Relaxed),
+            kv_blocks_total: numbers.kv_blocks_total.load(Ordering::Relaxed),
+            steps: numbers.steps.load(Ordering::Relaxed),
+            generated_tokens: numbers.generated_tokens.load(Ordering::Relaxed),
+            preemptions: numbers.preemptions.load(Ordering::Relaxed),
+            executor_rebuilds: numbers.executor_rebuilds.load(Ordering::Relaxed),
+        }
+    }
+}

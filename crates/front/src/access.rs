@@ -1,0 +1,182 @@
+//! What happens to every request, whatever its route: it gets an id, its key is checked, it is counted, and one line is
+//! logged when its answer is complete or its client is gone.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use axum::{
+    body::{Body, HttpBody},
+    extract::{MatchedPath, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header::AUTHORIZATION},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use telemetry::HttpMetrics;
+use tracing::{Instrument, info, info_span, warn};
+
+use crate::{Error, fault, record::Record, state::FrontState};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID_LENGTH_MAX: usize = 128;
+
+/// The error behind an answer, left by whoever made the answer.
+#[derive(Clone)]
+pub(crate) struct Failure(pub(crate) String);
+
+/// Goes around every route.
+pub(crate) async fn observe(
+    State(state): State<FrontState>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let id = request_id(request.headers()).unwrap_or_else(|| state.source().id());
+    let id_header = HeaderValue::from_str(&id).expect("ids are letters, digits and dashes");
+    let record = Arc::new(Record::new(id));
+    let route = request.extensions().get::<MatchedPath>();
+    let route = route.map_or("unmatched", MatchedPath::as_str).to_owned();
+    let span = info_span!("request", id = %record.id, method = %request.method(), route = %route);
+    let mut watch = Watch {
+        metrics: state.http_metrics().clone(),
+        method: method_label(request.method()),
+        route,
+        // Nothing else has been decided if the client goes away before there is an answer.
+        status: fault::client_closed_request(),
+        complete: false,
+        record: Arc::clone(&record),
+        span: span.clone(),
+    };
+    watch.metrics.started();
+    request.extensions_mut().insert(record);
+    let mut response = next.run(request).instrument(span).await;
+    watch.status = response.status();
+    if let Some(Failure(message)) = response.extensions().get() {
+        watch.record.set_error(message);
+    }
+    response.headers_mut().insert(REQUEST_ID, id_header);
+    response.map(|body| {
+        watch.complete = body.is_end_stream();
+        Body::new(Watched { body, watch })
+    })
+}
+
+/// Goes around the routes that cost something, if keys are asked for.
+pub(crate) async fn authorize(
+    State(state): State<FrontState>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let keys = &state.settings().api_keys;
+    let given = bearer(request.headers());
+    let known = keys.is_empty()
+        || given.is_some_and(|given| {
+            // Every key is compared in full, so that the time taken tells nothing.
+            keys.iter().fold(false, |found, key| found | same(key.as_bytes(), given.as_bytes()))
+        });
+    if known {
+        return next.run(request).await;
+    }
+    Error::Unauthorized { given: given.is_some() }.into_response()
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, key) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
+}
+
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |differences, (a, b)| differences | (a ^ b)) == 0
+}
+
+/// The client's own id, if it is fit for logs and for ids of answers.
+fn request_id(headers: &HeaderMap) -> Option<String> {
+    let id = headers.get(REQUEST_ID)?.to_str().ok()?;
+    let fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let short = (1..=REQUEST_ID_LENGTH_MAX).contains(&id.len());
+    (short && id.bytes().all(fit)).then(|| id.to_owned())
+}
+
+/// Clients may make up methods; labels may not.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::PATCH => "PATCH",
+        _ => "other",
+    }
+}
+
+/// Lives as long as the request, wherever that ends; reports when it is dropped.
+struct Watch {
+    metrics: HttpMetrics,
+    method: &'static str,
+    route: String,
+    status: StatusCode,
+    complete: bool,
+    record: Arc<Record>,
+    span: tracing::Span,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let Self { metrics, method, route, status, complete, record, span } = self;
+        let duration = record.started.elapsed();
+        metrics.finished(method, route, status.as_u16(), duration);
+        let _in_span = span.enter();
+        let status = status.as_u16();
+        let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let model = record.model();
+        let first_token_ms = record.first_token_ms();
+        let (prompt_tokens, output_tokens) = (record.prompt_tokens(), record.output_tokens());
+        let error = record.error();
+        let error = error.as_deref();
+        if status >= 500 {
+            warn!(
+                status, complete, duration_ms, first_token_ms, model, prompt_tokens, output_tokens,
+                error, "request finished"
+            );
+        } else {
+            info!(
+                status, complete, duration_ms, first_token_ms, model, prompt_tokens, output_tokens,
+                error, "request finished"
+            );
+        }
+    }
+}
+
+/// A body that knows whether it was sent to its end.
+struct Watched {
+    body: Body,
+    watch: Watch,
+}
+
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = self.get_mut();
+        let frame = Pin::new(&mut this.body).poll_frame(context);
+        this.watch.complete |= matches!(frame, Poll::Ready(None)) || this.body.is_end_stream();
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,77 @@
+//! What is remembered of one HTTP request, for its log line.
+
+use std::{
+    sync::{
+        Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+/// Filled in on the way, read once at the end.
+#[derive(Debug)]
+pub(crate) struct Record {
+    /// As the client sent it, or made here; goes back in the `x-request-id` header and into ids of answers.
+    pub(crate) id: String,
+    pub(crate) started: Instant,
+    model: OnceLock<String>,
+    prompt_tokens: AtomicU64,
+    output_tokens: AtomicU64,
+    first_token: OnceLock<Instant>,
+    /// The first thing that went wrong.
+    error: Mutex<Option<String>>,
+}
+
+impl Record {
+    pub(crate) fn new(id: String) -> Self {
+        Self {
+            id,
+            started: Instant::now(),
+            model: OnceLock::new(),
+            prompt_tokens: AtomicU64::new(0),
+            output_tokens: AtomicU64::new(0),
+            first_token: OnceLock::new(),
+            error: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn set_model(&self, name: &str) {
+        self.model.get_or_init(|| name.to_owned());
+    }
+
+    pub(crate) fn add_prompt_tokens(&self, count: usize) {
+        self.prompt_tokens.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_output_tokens(&self, count: usize, now: Instant) {
+        if count > 0 {
+            self.first_token.get_or_init(|| now);
+            self.output_tokens.fetch_add(count as u64, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn set_error(&self, message: &str) {
+        self.error().get_or_insert_with(|| message.to_owned());
+    }
+
+    pub(crate) fn model(&self) -> Option<&str> {
+        self.model.get().map(String::as_str)
+    }
+
+    pub(crate) fn prompt_tokens(&self) -> u64 {
+        self.prompt_tokens.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn output_tokens(&self) -> u64 {
+        self.output_tokens.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn first_token_ms(&self) -> Option<u64> {
+        let first = self.first_token.get()?;
+        u64::try_from(first.duration_since(self.started).as_millis()).ok()
+    }
+
+    pub(crate) fn error(&self) -> MutexGuard<'_, Option<String>> {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

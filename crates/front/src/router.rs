@@ -1,0 +1,64 @@
+//! The table of routes.
+
+use axum::{
+    Router,
+    extract::Request,
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use tower_http::cors::CorsLayer;
+
+use crate::{
+    Error, access, admin,
+    openai::{chat, completions, models},
+    state::FrontState,
+    tokens,
+};
+
+/// All routes, over this state.
+pub fn router(state: FrontState) -> Router {
+    let guarded = Router::new()
+        .route("/v1/chat/completions", post(chat::create))
+        .route("/v1/completions", post(completions::create))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*id}", get(models::get))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .method_not_allowed_fallback(method_not_allowed)
+        .route_layer(middleware::from_fn_with_state(state.clone(), access::authorize));
+    let open = Router::new()
+        .route("/health", get(admin::health))
+        .route("/ready", get(admin::ready))
+        .route("/version", get(admin::version))
+        .route("/metrics", get(admin::metrics));
+    let cors = state.settings().cors.then(CorsLayer::permissive);
+    let mut router = guarded
+        .merge(open)
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(route_not_found)
+        .layer(middleware::from_fn_with_state(state.clone(), access::observe));
+    if let Some(cors) = cors {
+        router = router.layer(cors);
+    }
+    router.with_state(state)
+}
+
+async fn route_not_found(request: Request) -> Response {
+    Error::RouteNotFound { path: request.uri().path().to_owned() }.into_response()
+}
+
+async fn method_not_allowed(request: Request) -> Response {
+    let path = request.uri().path().to_owned();
+    Error::MethodNotAllowed { method: request.method().clone(), path }.into_response()
+}
+
+/// Reads and checks a body as each of the routes that take one would, without a server and without a model. For
+/// fuzzing: it must return for every input, whatever it thinks of it.
+pub fn check_body(body: &[u8]) -> Result<(), Error> {
+    let choices_max = crate::FrontSettings::default().choices_max;
+    let chat = chat::check(choices_max, body).map(drop);
+    let completions = completions::check(choices_max, body).map(drop);
+    let tokens = tokens::check(body);
+    chat.or(completions).or(tokens)
+}

@@ -1,0 +1,13 @@
+//! The front door as its clients see it, over an engine with an executor whose answers are known.
+
+mod answers;
+mod errors;
+mod lifetime;
+mod malformed;
+mod operations;
+mod parrot;
+mod sockets;
+mod support;
+mod text;
+mod tokens;
+mod wire;

@@ -1,0 +1,34 @@
+//! Which blocks hold the positions of one request.
+
+use types::BlockId;
+
+/// The blocks of one request in one cache group, in order of position.
+///
+/// It can neither be copied nor emptied outside of this crate, so that a block has exactly the holders that its pool
+/// counts.
+#[derive(Debug, Default)]
+pub struct BlockTable {
+    pub(crate) blocks: Vec<BlockId>,
+}
+
+impl BlockTable {
+    /// The blocks.
+    pub fn blocks(&self) -> &[BlockId] {
+        &self.blocks
+    }
+}
+
+/// The block tables of one request, one per cache group. To be given back with
+/// [`KvManager::release`](crate::KvManager::release).
+#[derive(Debug, Default)]
+#[must_use = "blocks are lost unless the tables are released"]
+pub struct BlockTables {
+    pub(crate) groups: Vec<BlockTable>,
+}
+
+impl BlockTables {
+    /// The table of each group.
+    pub fn groups(&self) -> &[BlockTable] {
+        &self.groups
+    }
+}

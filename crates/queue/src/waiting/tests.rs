@@ -1,0 +1,124 @@
+//! The queue against a naive model: a vector that is searched.
+
+use proptest::{prelude::*, test_runner::RngSeed};
+
+use super::*;
+
+const RATE: ServiceRate = ServiceRate { served: 4, busy: Duration::from_secs(2) };
+
+#[test]
+fn classes_go_first_and_arrival_decides_within() {
+    let mut queue = WaitingQueue::new(10);
+    for (id, priority) in [(1, 0), (2, -1), (3, 0), (4, 5), (5, -1)] {
+        queue.push(RequestId(id), priority, Duration::ZERO, RATE, ()).unwrap();
+    }
+    let order: Vec<u64> =
+        std::iter::from_fn(|| queue.take_first()).map(|(ticket, ())| ticket.id.0).collect();
+    assert_eq!(order, [2, 5, 1, 3, 4]);
+}
+
+#[test]
+fn a_returned_request_stands_before_later_ones_of_its_class_only() {
+    let mut queue = WaitingQueue::new(10);
+    queue.push(RequestId(1), 0, Duration::ZERO, RATE, "first").unwrap();
+    let (ticket, body) = queue.take_first().unwrap();
+    queue.push(RequestId(2), 0, Duration::ZERO, RATE, "second").unwrap();
+    queue.push(RequestId(3), -1, Duration::ZERO, RATE, "urgent").unwrap();
+    queue.put_back(ticket, body);
+    queue.invariants();
+    let order: Vec<&str> = queue.iter().map(|(_, body)| *body).collect();
+    assert_eq!(order, ["urgent", "first", "second"]);
+}
+
+#[test]
+fn the_limit_names_itself_and_the_wait() {
+    let mut queue = WaitingQueue::new(2);
+    queue.push(RequestId(1), 0, Duration::ZERO, RATE, ()).unwrap();
+    queue.push(RequestId(2), 0, Duration::ZERO, RATE, ()).unwrap();
+    let full = queue.push(RequestId(3), -9, Duration::ZERO, RATE, ()).unwrap_err();
+    assert_eq!(full, QueueFull { limit: 2, wait: Duration::from_millis(1500) });
+    let fault = Fault::from(full);
+    assert_eq!((fault.kind, fault.retry_after_ms), (FaultKind::Overloaded, Some(1500)));
+    assert!(fault.message.contains("2 requests wait"), "{}", fault.message);
+}
+
+#[test]
+fn returned_requests_do_not_count_against_the_limit() {
+    let mut queue = WaitingQueue::new(1);
+    queue.push(RequestId(1), 0, Duration::ZERO, RATE, ()).unwrap();
+    let (ticket, ()) = queue.take_first().unwrap();
+    queue.push(RequestId(2), 0, Duration::ZERO, RATE, ()).unwrap();
+    queue.put_back(ticket, ());
+    assert_eq!((queue.len(), queue.new_len()), (2, 1));
+    queue.remove(RequestId(2)).unwrap();
+    queue.push(RequestId(3), 0, Duration::ZERO, RATE, ()).unwrap();
+    queue.invariants();
+}
+
+#[derive(Clone, Debug)]
+enum Operation {
+    Push { priority: i32 },
+    TakeFirst,
+    PutBack { which: usize },
+    Remove { which: usize },
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    prop_oneof![
+        4 => (-2..3i32).prop_map(|priority| Operation::Push { priority }),
+        3 => Just(Operation::TakeFirst),
+        2 => any::<usize>().prop_map(|which| Operation::PutBack { which }),
+        1 => any::<usize>().prop_map(|which| Operation::Remove { which }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 256,
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(1),
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn behaves_as_a_sorted_list(operations in prop::collection::vec(operation(), 1..200)) {
+        let limit = 7;
+        let mut queue = WaitingQueue::new(limit);
+        let mut waiting: Vec<(i32, u64, bool)> = Vec::new();
+        let mut taken: Vec<Ticket> = Vec::new();
+        let mut next = 0;
+        for operation in operations {
+            match operation {
+                Operation::Push { priority } => {
+                    let full = waiting.iter().filter(|(_, _, returned)| !returned).count() >= limit;
+                    let outcome = queue.push(RequestId(next), priority, Duration::ZERO, RATE, next);
+                    prop_assert_eq!(outcome.is_err(), full);
+                    if !full {
+                        waiting.push((priority, next, false));
+                        next += 1;
+                    }
+                }
+                Operation::TakeFirst => {
+                    let first = waiting.iter().min().copied();
+                    let got = queue.take_first();
+                    prop_assert_eq!(got.map(|(_, body)| body), first.map(|(_, id, _)| id));
+                    taken.extend(got.map(|(ticket, _)| ticket));
+                    waiting.retain(|entry| Some(*entry) != first);
+                }
+                Operation::PutBack { which } if !taken.is_empty() => {
+                    let ticket = taken.swap_remove(which % taken.len());
+                    waiting.push((ticket.rank.priority, ticket.id.0, true));
+                    queue.put_back(ticket, ticket.id.0);
+                }
+                Operation::Remove { which } if !waiting.is_empty() => {
+                    let (_, id, _) = waiting.swap_remove(which % waiting.len());
+                    prop_assert_eq!(queue.remove(RequestId(id)).map(|(_, body)| body), Some(id));
+                    prop_assert!(queue.remove(RequestId(id)).is_none());
+                }
+                Operation::PutBack { .. } | Operation::Remove { .. } => {}
+            }
+            queue.invariants();
+            prop_assert_eq!(queue.len(), waiting.len());
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Folding the outcome of a step back into the state.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use types::{
+    Fault, RequestEvent, RequestId, SampledToken, SamplingParams, SlotId, StepOutcome,
+    TokenLogprobs,
+};
+
+use crate::{
+    Error, Scheduler,
+    plan::{Flight, FlightItem},
+};
+
+impl Scheduler {
+    /// Takes the outcome of the step under way and gives what it means for each request, in order.
+    ///
+    /// Nothing changes when the outcome does not answer the plan: the executor cannot be trusted then.
+    pub fn commit(
+        &mut self,
+        outcome: StepOutcome,
+        now: Duration,
+    ) -> Result<Vec<(RequestId, RequestEvent)>, Error> {
+        self.check(&outcome)?;
+        let flight = self.flight.take().expect("checked above");
+        let mut failed: BTreeMap<SlotId, Fault> = outcome.failed.into_iter().collect();
+        let mut logprobs: BTreeMap<SlotId, Vec<TokenLogprobs>> =
+            outcome.prompt_logprobs.into_iter().collect();
+        let mut sampled = outcome.sampled.into_iter();
+        let mut events = Vec::with_capacity(flight.items.len());
+        for item in flight.items {
+            let result = match failed.remove(&item.slot) {
+                Some(fault) => Err(fault),
+                None => Ok(item.sample.then(|| sampled.next().expect("checked above"))),
+            };
+            let logprobs = logprobs.remove(&item.slot).unwrap_or_default();
+            self.apply(&item, result, logprobs, &mut events);
+        }
+        self.meter.observe(now, 0, self.queue.new_len() > 0);
+        Ok(events)
+    }
+
+    /// What one item brought. Nothing, if its request was aborted meanwhile.
+    fn apply(
+        &mut self,
+        item: &FlightItem,
+        result: Result<Option<SampledToken>, Fault>,
+        logprobs: Vec<TokenLogprobs>,
+        events: &mut Vec<(RequestId, RequestEvent)>,
+    ) {
+        let id = item.request;
+        let Some(running) = self.slots.get_mut(item.slot).filter(|r| r.ticket.id == id) else {
+            return;
+        };
+        let sampled = match result {
+            Ok(sampled) => sampled,
+            Err(fault) => {
+                self.vacate(item.slot);
+                events.push((id, RequestEvent::Failed(fault)));
+                return;
+            }
+        };
+        running.computed = item.positions.end;
+        let arrived = running.ticket.arrived;
+        let sequence = &mut running.sequence;
+        sequence.probation = sequence.probation.filter(|suspect| item.positions.end < *suspect);
+        sequence.prompt_logprobs.add(item.positions.start, logprobs);
+        let Some(SampledToken { token, logprobs, .. }) = sampled else { return };
+        if let Some(whole) = sequence.prompt_logprobs.take_whole(sequence.prompt_len) {
+            // Computed again after a preemption, they would be of no use to anyone.
+            let sampling = SamplingParams { prompt_logprobs: None, ..(*sequence.sampling).clone() };
+            sequence.sampling = Arc::new(sampling);
+            events.push((id, RequestEvent::PromptLogprobs(whole)));
+        }
+        sequence.tokens.push(token);
+        events.push((id, RequestEvent::Token { token, logprobs }));
+        if let Some(reason) = sequence.finish_reason() {
+            let usage = sequence.usage(arrived);
+            self.vacate(item.slot);
+            events.push((id, RequestEvent::Finished { reason, usage }));
+        }
+    }
+
+    /// Whether the outcome answers the step under way, item by item.
+    fn check(&self, outcome: &StepOutcome) -> Result<(), Error> {
+        let step = outcome.id;
+        let Some(flight) = self.flight.as_ref().filter(|flight| flight.id == step) else {
+            let under_way = self.flight.as_ref().map(|flight| flight.id);
+            return Err(Error::WrongStep { step, under_way });
+        };
+        let has_failed = failures(flight, outcome)?;
+        let mut sampled = outcome.sampled.iter();
+        for item in flight.items.iter().filter(|item| item.sample && !has_failed(item.slot)) {
+            let got = sampled.next();
+            let wrong =
+                || Error::WrongSample { step, wanted: Some(item.slot), got: got.map(|s| s.slot) };
+            let &SampledToken { slot, token, .. } =
+                got.filter(|sampled| sampled.slot == item.slot).ok_or_else(wrong)?;
+            let vocab_size = self.limits.vocab_size;
+            if token >= vocab_size {
+                return Err(Error::TokenOutOfVocabulary { step, slot, token, vocab_size });
+            }
+        }
+        if let Some(extra) = sampled.next() {
+            return Err(Error::WrongSample { step, wanted: None, got: Some(extra.slot) });
+        }
+        let brought: BTreeMap<SlotId, usize> =
+            outcome.prompt_logprobs.iter().map(|(slot, new)| (*slot, new.len())).collect();
+        for item in flight.items.iter().filter(|item| !has_failed(item.slot)) {
+            let (slot, wanted) = (item.slot, item.prompt_logprobs);
+            let got = brought.get(&slot).copied().unwrap_or(0);
+            if got != wanted as usize {
+                return Err(Error::WrongPromptLogprobs { step, slot, wanted, got });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Says of a slot whether it failed; an error if one did that was not asked for.
+fn failures(flight: &Flight, outcome: &StepOutcome) -> Result<impl Fn(SlotId) -> bool, Error> {
+    let failed: Vec<SlotId> = outcome.failed.iter().map(|(slot, _)| *slot).collect();
+    for slot in &failed {
+        if !flight.items.iter().any(|item| item.slot == *slot) {
+            return Err(Error::WrongFailure { step: outcome.id, slot: *slot });
+        }
+    }
+    Ok(move |slot| failed.contains(&slot))
+}

@@ -1,0 +1,116 @@
+//! Putting a step together.
+
+use std::{ops::Range, time::Duration};
+
+use types::{RequestId, SlotAdmission, SlotId, StepId, StepPlan, WorkItem};
+
+use crate::{Scheduler, passes};
+
+/// A step being put together: what the passes have decided so far.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub(crate) now: Duration,
+    /// Positions that may still be handed out.
+    pub(crate) tokens_left: u32,
+    /// A request lost its slot while this step was planned.
+    pub(crate) preempted: bool,
+    /// Requests that left the queue for the first time.
+    pub(crate) served: u64,
+    admit: Vec<SlotAdmission>,
+    items: Vec<WorkItem>,
+    flight: Vec<FlightItem>,
+}
+
+/// The step under way, as `commit` needs to know it.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) id: StepId,
+    pub(crate) items: Vec<FlightItem>,
+}
+
+/// One item of the step under way. The slot may have been emptied since, so the request is named as well.
+#[derive(Debug)]
+pub(crate) struct FlightItem {
+    pub(crate) slot: SlotId,
+    pub(crate) request: RequestId,
+    pub(crate) positions: Range<u32>,
+    pub(crate) sample: bool,
+    /// Log-probabilities of prompt tokens that are to come with it.
+    pub(crate) prompt_logprobs: u32,
+}
+
+impl Scheduler {
+    /// The next step, or nothing while one is under way or when there is nothing to do.
+    ///
+    /// The last requests to end leave slots of which the executor is told in a plan without items, so that it lets go of
+    /// what it holds for them; its outcome is empty.
+    pub fn plan(&mut self, now: Duration) -> Option<StepPlan> {
+        if self.flight.is_some() {
+            return None;
+        }
+        let mut draft = Draft {
+            now,
+            tokens_left: self.settings.step_tokens_max,
+            preempted: false,
+            served: 0,
+            admit: Vec::new(),
+            items: Vec::with_capacity(self.slots.len()),
+            flight: Vec::with_capacity(self.slots.len()),
+        };
+        if !passes::probation(self, &mut draft) {
+            passes::decode(self, &mut draft);
+            passes::prefill(self, &mut draft);
+            passes::admit(self, &mut draft);
+        }
+        self.meter.observe(now, draft.served, self.queue.new_len() > 0);
+        self.close(draft)
+    }
+
+    fn close(&mut self, draft: Draft) -> Option<StepPlan> {
+        let Draft { admit, items, flight, .. } = draft;
+        let release = self.slots.take_released();
+        if release.is_empty() && items.is_empty() {
+            return None;
+        }
+        let id = self.next_step;
+        self.next_step = StepId(id.0 + 1);
+        self.counters.steps += 1;
+        self.flight = Some(Flight { id, items: flight });
+        Some(StepPlan { id, release, admit, items })
+    }
+
+    /// Hands the next `count` positions of a running request to the step. Its blocks are there.
+    pub(crate) fn schedule(&self, draft: &mut Draft, slot: SlotId, count: u32) {
+        let running = self.slots.get(slot).expect("only running requests are scheduled");
+        let positions = running.computed..running.computed + count;
+        let sample = positions.end == running.sequence.len();
+        let block_tables = self.kv.covering(&running.tables, positions.end);
+        let asked = running.sequence.sampling.prompt_logprobs.is_some();
+        let followed = positions.end.min(running.sequence.prompt_len - 1);
+        draft.tokens_left -= count;
+        draft.flight.push(FlightItem {
+            slot,
+            request: running.ticket.id,
+            positions: positions.clone(),
+            sample,
+            prompt_logprobs: if asked { followed.saturating_sub(positions.start) } else { 0 },
+        });
+        draft.items.push(WorkItem { slot, positions, block_tables, sample });
+    }
+
+    /// Gives the first request of the queue a slot, the blocks of all its tokens, and its first positions in the step.
+    pub(crate) fn start_first(&mut self, draft: &mut Draft, chunk_max: u32) {
+        let (ticket, mut sequence) = self.queue.take_first().expect("the caller saw one");
+        let mut tables = self.kv.tables();
+        self.kv.grow(&mut tables, sequence.len()).expect("the caller saw room");
+        if sequence.started.is_none() {
+            sequence.started = Some(draft.now);
+            draft.served += 1;
+        }
+        let running = crate::sequence::Running { ticket, sequence, tables, computed: 0 };
+        let chunk = running.remaining().min(chunk_max).min(draft.tokens_left);
+        let slot = self.slots.insert(running).expect("the caller saw a free slot");
+        draft.admit.extend(self.slots.get(slot).map(|running| running.admission(slot)));
+        self.schedule(draft, slot, chunk);
+    }
+}

@@ -1,0 +1,60 @@
+//! Taking room from running requests.
+//!
+//! By computing again later: the blocks are freed, and the request returns to its place in the queue with its tokens.
+
+use std::time::Duration;
+
+use types::{Fault, RequestEvent, RequestId, SlotId};
+
+use crate::{Scheduler, plan::Draft, scheduler::Vacated};
+
+impl Scheduler {
+    /// Finds a block for the next position of the request in `slot`, if it needs one. Whoever has the highest rank gives
+    /// way until there is one, at last the request itself. Says whether the request still runs.
+    pub(crate) fn make_room(&mut self, draft: &mut Draft, slot: SlotId) -> bool {
+        loop {
+            let running = self.slots.get_mut(slot).expect("the caller saw it run");
+            if self.kv.grow(&mut running.tables, running.computed + 1).is_ok() {
+                return true;
+            }
+            let last = self.slots.last().expect("at least this one runs");
+            self.preempt(draft, last);
+            if last == slot {
+                return false;
+            }
+        }
+    }
+
+    fn preempt(&mut self, draft: &mut Draft, slot: SlotId) {
+        draft.preempted = true;
+        self.counters.preemptions += 1;
+        let Vacated { ticket, mut sequence } = self.vacate(slot).expect("the victim runs");
+        sequence.preemptions += 1;
+        self.queue.put_back(ticket, sequence);
+    }
+
+    /// The executor failed and a new one takes its place: everything that runs returns to the queue, to be computed
+    /// again there. The requests of the step that failed, at `now`, are put on probation; one that was on probation
+    /// already is to blame, and ends with `fault`.
+    pub fn requeue_all(&mut self, fault: &Fault, now: Duration) -> Vec<(RequestId, RequestEvent)> {
+        let mut events = Vec::new();
+        for item in self.flight.take().into_iter().flat_map(|flight| flight.items) {
+            let Some(slot) = self.slots.of(item.request) else { continue };
+            let running = self.slots.get_mut(slot).expect("found by id");
+            if running.sequence.probation.is_some() {
+                self.vacate(slot);
+                events.push((item.request, RequestEvent::Failed(fault.clone())));
+            } else {
+                running.sequence.probation = Some(item.positions.end);
+            }
+        }
+        for slot in self.slots.in_order() {
+            let Vacated { ticket, sequence } = self.vacate(slot).expect("listed as running");
+            self.queue.put_back(ticket, sequence);
+        }
+        // The new executor never heard of these slots.
+        self.slots.take_released();
+        self.meter.observe(now, 0, self.queue.new_len() > 0);
+        events
+    }
+}

@@ -1,0 +1,139 @@
+//! The scheduler's state, and how requests enter and leave it.
+
+use std::time::Duration;
+
+use kv::KvManager;
+use queue::{ServiceMeter, ServiceRate, WaitingQueue};
+use types::{ExecutorInfo, Fault, Request, RequestEvent, RequestId, SlotId, StepId};
+
+use crate::{
+    Error, Limits, Settings,
+    plan::Flight,
+    sequence::{Running, Sequence},
+    slots::Slots,
+};
+
+/// Decides what each step computes. One for each executor; see the crate's documentation.
+#[derive(Debug)]
+pub struct Scheduler {
+    pub(crate) settings: Settings,
+    pub(crate) limits: Limits,
+    pub(crate) queue: WaitingQueue<Sequence>,
+    pub(crate) slots: Slots,
+    pub(crate) kv: KvManager,
+    /// The step under way. One at a time, whatever the executor could take: planning the next step before the last
+    /// token is known needs positions planned apart from positions computed.
+    pub(crate) flight: Option<Flight>,
+    pub(crate) next_step: StepId,
+    pub(crate) meter: ServiceMeter,
+    pub(crate) counters: Counters,
+}
+
+/// Counts since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Plans made.
+    pub steps: u64,
+    /// Requests that lost their slot to others and were queued again.
+    pub preemptions: u64,
+}
+
+impl Scheduler {
+    /// A scheduler for an executor with these limits.
+    pub fn new(info: &ExecutorInfo, settings: Settings) -> Result<Self, Error> {
+        let settings = settings.within(info)?;
+        Ok(Self {
+            limits: Limits::of(info),
+            queue: WaitingQueue::new(settings.waiting_max as usize),
+            slots: Slots::new(settings.running_max),
+            kv: KvManager::new(&info.cache_groups)?,
+            flight: None,
+            next_step: StepId(0),
+            meter: ServiceMeter::default(),
+            counters: Counters::default(),
+            settings,
+        })
+    }
+
+    /// Lets a request in that arrived at `now`. One that can never fit, or for which the queue has no room, is refused.
+    /// An id comes once.
+    pub fn submit(&mut self, request: Request, now: Duration) -> Result<(), Error> {
+        let tokens_max =
+            self.limits.check(&request.prompt, &request.sampling, request.tokens_max)?;
+        let (id, priority, rate) = (request.id, request.priority, self.meter.rate());
+        self.queue.push(id, priority, now, rate, Sequence::new(request, tokens_max))?;
+        Ok(())
+    }
+
+    /// Forgets a request, wherever it is; what a step under way brings for it is dropped. Says whether it was there.
+    pub fn abort(&mut self, id: RequestId) -> bool {
+        if let Some(slot) = self.slots.of(id) {
+            self.vacate(slot);
+            return true;
+        }
+        self.queue.remove(id).is_some()
+    }
+
+    /// Ends every request with `fault`.
+    pub fn end_all(&mut self, fault: &Fault) -> Vec<(RequestId, RequestEvent)> {
+        let running: Vec<RequestId> = self.slots.iter().map(|(_, r)| r.ticket.id).collect();
+        let waiting: Vec<RequestId> = self.queue.iter().map(|(ticket, _)| ticket.id).collect();
+        let all = running.into_iter().chain(waiting);
+        all.inspect(|id| assert!(self.abort(*id), "{id} was listed"))
+            .map(|id| (id, RequestEvent::Failed(fault.clone())))
+            .collect()
+    }
+
+    /// Takes a request out of its slot and frees its blocks.
+    pub(crate) fn vacate(&mut self, slot: SlotId) -> Option<Vacated> {
+        let Running { ticket, sequence, tables, .. } = self.slots.remove(slot)?;
+        self.kv.release(tables);
+        Some(Vacated { ticket, sequence })
+    }
+
+    /// Whether there is nothing to do: no request, and no slot of which the executor is still to be told.
+    pub fn is_idle(&self) -> bool {
+        self.slots.len() == 0 && self.queue.is_empty() && !self.slots.has_released()
+    }
+
+    /// Requests with a slot.
+    pub fn running(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Requests that wait, preempted ones included.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Requests that wait and never had a slot; these count against `waiting_max`.
+    pub fn waiting_new(&self) -> usize {
+        self.queue.new_len()
+    }
+
+    /// How fast requests leave the queue.
+    pub fn service_rate(&self) -> ServiceRate {
+        self.meter.rate()
+    }
+
+    /// KV blocks in use and in all, over all cache groups.
+    pub fn kv_blocks(&self) -> (u64, u64) {
+        (self.kv.blocks_used(), self.kv.blocks_total())
+    }
+
+    /// Counts since the start.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The settings that hold, after the executor's limits.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+}
+
+/// A request that lost its slot, with all that is needed to compute it again.
+pub(crate) struct Vacated {
+    pub(crate) ticket: queue::Ticket,
+    pub(crate) sequence: Sequence,
+}

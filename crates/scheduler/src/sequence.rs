@@ -1,0 +1,96 @@
+//! A request between steps: what survives a preemption, and what does not.
+
+use std::{sync::Arc, time::Duration};
+
+use kv::BlockTables;
+use queue::Ticket;
+use types::{FinishReason, Request, SamplingParams, SlotAdmission, SlotId, TokenId, Usage};
+
+use crate::prompt_logprobs::PromptLogprobs;
+
+/// What a request is, wherever it runs: from this it can always be computed again.
+#[derive(Clone, Debug)]
+pub(crate) struct Sequence {
+    /// The prompt, then what was generated.
+    pub(crate) tokens: Vec<TokenId>,
+    pub(crate) prompt_len: u32,
+    pub(crate) tokens_max: u32,
+    pub(crate) sampling: Arc<SamplingParams>,
+    pub(crate) prompt_logprobs: PromptLogprobs,
+    /// When it was first given a slot.
+    pub(crate) started: Option<Duration>,
+    pub(crate) preemptions: u32,
+    /// It was in a step that failed as a whole, and is under suspicion until it has passed this position again.
+    pub(crate) probation: Option<u32>,
+}
+
+impl Sequence {
+    pub(crate) fn new(request: Request, tokens_max: u32) -> Self {
+        Self {
+            prompt_len: request.prompt.len() as u32,
+            tokens: request.prompt,
+            tokens_max,
+            prompt_logprobs: PromptLogprobs::new(request.sampling.prompt_logprobs.is_some()),
+            sampling: Arc::new(request.sampling),
+            started: None,
+            preemptions: 0,
+            probation: None,
+        }
+    }
+
+    pub(crate) fn len(&self) -> u32 {
+        self.tokens.len() as u32
+    }
+
+    pub(crate) fn generated(&self) -> u32 {
+        self.len() - self.prompt_len
+    }
+
+    /// Whether the token drawn last was the last one.
+    pub(crate) fn finish_reason(&self) -> Option<FinishReason> {
+        let token = *self.tokens.last()?;
+        if self.sampling.stop_token_ids.contains(&token) {
+            Some(FinishReason::StopToken(token))
+        } else if self.generated() >= self.tokens_max {
+            Some(FinishReason::Length)
+        } else {
+            None
+        }
+    }
+
+    pub(crate) fn usage(&self, arrived: Duration) -> Usage {
+        let queued = self.started.unwrap_or(arrived).saturating_sub(arrived);
+        Usage {
+            prompt_tokens: self.prompt_len,
+            generated_tokens: self.generated(),
+            preemptions: self.preemptions,
+            queued_ms: queued.as_millis().try_into().unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// A request with a slot.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) ticket: Ticket,
+    pub(crate) sequence: Sequence,
+    pub(crate) tables: BlockTables,
+    /// Positions whose keys and values are in the cache.
+    pub(crate) computed: u32,
+}
+
+impl Running {
+    /// Positions to compute before the next token can be drawn; never 0.
+    pub(crate) fn remaining(&self) -> u32 {
+        self.sequence.len() - self.computed
+    }
+
+    pub(crate) fn admission(&self, slot: SlotId) -> SlotAdmission {
+        SlotAdmission {
+            slot,
+            tokens: self.sequence.tokens.clone(),
+            prompt_len: self.sequence.prompt_len,
+            sampling: self.sequence.sampling.clone(),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Settings of the scheduler.
+
+use types::ExecutorInfo;
+
+use crate::Error;
+
+/// Settings of the scheduler. The executor's own limits always hold as well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Most positions in one step, over all requests.
+    pub step_tokens_max: u32,
+    /// Most positions of one request in one step, so that a long prompt leaves room for others.
+    pub prefill_chunk_max: u32,
+    /// Most requests running at once.
+    pub running_max: u32,
+    /// Most new requests waiting; the next one is refused.
+    pub waiting_max: u32,
+    /// Share of the KV pool that admission leaves free for running requests to grow into, in percent. At least one block
+    /// for each running request is left in any case.
+    pub kv_reserve_percent: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            step_tokens_max: 2048,
+            prefill_chunk_max: 512,
+            running_max: 256,
+            waiting_max: 1024,
+            kv_reserve_percent: 5,
+        }
+    }
+}
+
+impl Settings {
+    /// The settings that hold with this executor.
+    pub(crate) fn within(mut self, info: &ExecutorInfo) -> Result<Self, Error> {
+        self.step_tokens_max = self.step_tokens_max.min(info.step_tokens_max);
+        // Every running request must get its one token in each step, so there are no more of them than the budget.
+        self.running_max = self.running_max.min(info.slots_max).min(self.step_tokens_max);
+        for (name, value) in [
+            ("step_tokens_max", self.step_tokens_max),
+            ("prefill_chunk_max", self.prefill_chunk_max),
+            ("running_max", self.running_max),
+            ("waiting_max", self.waiting_max),
+        ] {
+            if value == 0 {
+                return Err(Error::Zero { name });
+            }
+        }
+        if self.kv_reserve_percent > 100 {
+            return Err(Error::ReserveTooLarge { percent: self.kv_reserve_percent });
+        }
+        Ok(self)
+    }
+}

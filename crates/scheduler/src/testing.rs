@@ -1,0 +1,208 @@
+//! A deterministic model that answers plans, and checks that they keep to the contract.
+//!
+//! The token drawn after a sequence is a hash of the sequence, the seed and the position, and the sequence is read back
+//! from a KV cache by the plan's own block tables: a plan that mixes up blocks gives other tokens or an assertion.
+
+use std::collections::BTreeMap;
+
+use types::{
+    ExecutorInfo, Fault, FinishReason, SampledToken, SamplingParams, SlotAdmission, SlotId,
+    StepOutcome, StepPlan, TokenId, TokenLogprobs, WorkItem,
+};
+
+/// A model whose output is known without running it: see [`expected_output`].
+#[derive(Debug)]
+pub struct FakeModel {
+    info: ExecutorInfo,
+    /// A request with this token in its prompt fails alone.
+    failing_token: Option<TokenId>,
+    slots: BTreeMap<SlotId, FakeSlot>,
+    /// For each group, block and offset, the hash of all tokens up to that position.
+    cache: Vec<Vec<Vec<u64>>>,
+}
+
+#[derive(Debug)]
+struct FakeSlot {
+    admission: SlotAdmission,
+    tokens: Vec<TokenId>,
+    computed: u32,
+}
+
+impl FakeSlot {
+    fn prompt(&self) -> &[TokenId] {
+        &self.tokens[..self.admission.prompt_len as usize]
+    }
+}
+
+impl FakeModel {
+    /// A model with these limits.
+    pub fn new(info: ExecutorInfo) -> Self {
+        let cache = info
+            .cache_groups
+            .iter()
+            .map(|group| vec![vec![0; group.block_tokens as usize]; group.blocks as usize])
+            .collect();
+        Self { info, failing_token: None, slots: BTreeMap::new(), cache }
+    }
+
+    /// The same model, in which every request fails alone that has this token in its prompt.
+    #[must_use]
+    pub fn with_failing_token(mut self, token: TokenId) -> Self {
+        self.failing_token = Some(token);
+        self
+    }
+
+    /// The model's limits.
+    pub fn info(&self) -> &ExecutorInfo {
+        &self.info
+    }
+
+    /// Slots in use.
+    pub fn slots_used(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The prompt of the request in `slot`.
+    pub fn prompt(&self, slot: SlotId) -> Option<&[TokenId]> {
+        self.slots.get(&slot).map(FakeSlot::prompt)
+    }
+
+    /// Runs a step.
+    ///
+    /// # Panics
+    /// When the plan breaks the contract.
+    pub fn run(&mut self, plan: &StepPlan) -> StepOutcome {
+        for slot in &plan.release {
+            assert!(self.slots.remove(slot).is_some(), "{plan}: {slot} is not in use");
+        }
+        for admission in &plan.admit {
+            let slot = admission.slot;
+            assert!(slot.0 < self.info.slots_max, "{plan}: {slot} does not exist");
+            let (admission, tokens) = (admission.clone(), admission.tokens.clone());
+            let taken = self.slots.insert(slot, FakeSlot { admission, tokens, computed: 0 });
+            assert!(taken.is_none(), "{plan}: {slot} is in use");
+        }
+        assert!(plan.token_count() <= self.info.step_tokens_max as usize, "{plan}: over budget");
+        let mut outcome = StepOutcome {
+            id: plan.id,
+            sampled: Vec::new(),
+            prompt_logprobs: Vec::new(),
+            failed: Vec::new(),
+        };
+        for (index, item) in plan.items.iter().enumerate() {
+            let again = plan.items[..index].iter().any(|earlier| earlier.slot == item.slot);
+            assert!(!again, "{plan}: two items of {}", item.slot);
+            self.run_item(plan, item, &mut outcome);
+        }
+        outcome
+    }
+
+    fn run_item(&mut self, plan: &StepPlan, item: &WorkItem, outcome: &mut StepOutcome) {
+        let WorkItem { slot, ref positions, ref block_tables, sample } = *item;
+        let fake = self.slots.get_mut(&slot).expect("an item has a slot in use");
+        assert!(!positions.is_empty(), "{plan}: {slot} has nothing to do");
+        assert_eq!(positions.start, fake.computed, "{plan}: {slot} leaves a gap");
+        assert!(positions.end as usize <= fake.tokens.len(), "{plan}: {slot} runs ahead");
+        assert!(positions.end < self.info.context_max, "{plan}: {slot} exceeds the context");
+        let at_the_end = positions.end as usize == fake.tokens.len();
+        assert_eq!(sample, at_the_end, "{plan}: {slot} draws exactly at its end");
+        assert_eq!(block_tables.len(), self.cache.len(), "{plan}: one table a group");
+        let mut last = 0;
+        for (group, table) in block_tables.iter().enumerate() {
+            let block_tokens = self.info.cache_groups[group].block_tokens;
+            let blocks = positions.end.div_ceil(block_tokens) as usize;
+            assert_eq!(table.len(), blocks, "{plan}: {slot} has a table of the wrong length");
+            let mut hash = START;
+            for position in 0..positions.end {
+                let block = table[(position / block_tokens) as usize];
+                let offset = (position % block_tokens) as usize;
+                let entry = &mut self.cache[group][block.0 as usize][offset];
+                hash = mix(hash, u64::from(fake.tokens[position as usize]));
+                if position >= positions.start {
+                    *entry = hash;
+                }
+                assert_eq!(*entry, hash, "{plan}: {slot} lost position {position} in {block}");
+            }
+            last = hash;
+        }
+        if block_tables.is_empty() {
+            last = fake.tokens.iter().fold(START, |hash, token| mix(hash, u64::from(*token)));
+        }
+        fake.computed = positions.end;
+        if self.failing_token.is_some_and(|token| fake.prompt().contains(&token)) {
+            outcome.failed.push((slot, Fault::internal("the failing token")));
+            return;
+        }
+        let SlotAdmission { prompt_len, ref sampling, .. } = fake.admission;
+        if sampling.prompt_logprobs.is_some() {
+            let followed = positions.start + 1..(positions.end + 1).min(prompt_len);
+            let logprobs: Vec<TokenLogprobs> =
+                followed.map(|index| logprobs_of(fake.tokens[index as usize], index)).collect();
+            if !logprobs.is_empty() {
+                outcome.prompt_logprobs.push((slot, logprobs));
+            }
+        }
+        if sample {
+            let generated = positions.end - prompt_len;
+            let token = draw(last, positions.end, generated, sampling, self.info.vocab_size);
+            let logprobs = sampling.logprobs.map(|_| logprobs_of(token, positions.end));
+            fake.tokens.push(token);
+            outcome.sampled.push(SampledToken { slot, token, logprobs });
+        }
+    }
+}
+
+/// What the model generates for a request, and why it ends.
+pub fn expected_output(
+    prompt: &[TokenId],
+    sampling: &SamplingParams,
+    tokens_max: u32,
+    vocab_size: u32,
+) -> (Vec<TokenId>, FinishReason) {
+    let mut hash = prompt.iter().fold(START, |hash, token| mix(hash, u64::from(*token)));
+    let mut output = Vec::new();
+    loop {
+        let generated = output.len() as u32;
+        let position = prompt.len() as u32 + generated;
+        let token = draw(hash, position, generated, sampling, vocab_size);
+        output.push(token);
+        hash = mix(hash, u64::from(token));
+        if sampling.stop_token_ids.contains(&token) {
+            return (output, FinishReason::StopToken(token));
+        }
+        if output.len() as u32 == tokens_max {
+            return (output, FinishReason::Length);
+        }
+    }
+}
+
+/// The log-probabilities that the model gives to a token at a position.
+pub fn logprobs_of(token: TokenId, position: u32) -> TokenLogprobs {
+    let logprob = -((mix(u64::from(token), u64::from(position)) % 1000) as f32) / 100.0;
+    TokenLogprobs { token, logprob, top: vec![(token, logprob)] }
+}
+
+const START: u64 = 0x9e37_79b9_7f4a_7c15;
+
+fn draw(
+    hash: u64,
+    position: u32,
+    generated: u32,
+    sampling: &SamplingParams,
+    vocab_size: u32,
+) -> TokenId {
+    let seeded = mix(mix(hash, sampling.seed), u64::from(position));
+    let banned = |token: &TokenId| {
+        generated < sampling.tokens_min && sampling.stop_token_ids.contains(token)
+    };
+    let first = (seeded % u64::from(vocab_size)) as u32;
+    let mut candidates = (0..vocab_size).map(|step| (first + step) % vocab_size);
+    candidates.find(|token| !banned(token)).unwrap_or(first)
+}
+
+fn mix(hash: u64, value: u64) -> u64 {
+    let mut mixed = hash.rotate_left(5) ^ value.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    mixed ^= mixed >> 33;
+    mixed = mixed.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    mixed ^ (mixed >> 29)
+}

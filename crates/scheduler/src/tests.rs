@@ -1,0 +1,5 @@
+//! The scheduler against a model that checks each plan, with the invariants after each call.
+
+mod driver;
+mod properties;
+mod rules;

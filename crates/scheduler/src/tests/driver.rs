@@ -1,0 +1,180 @@
+//! A scheduler and a fake model, driven step by step.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use types::{
+    CacheGroup, ExecutorInfo, Fault, FaultKind, FinishReason, Request, RequestEvent, RequestId,
+    SamplingParams, StepOutcome, StepPlan, TokenId, TokenLogprobs, Usage,
+};
+
+use crate::{Error, Scheduler, Settings, testing::FakeModel};
+
+pub(super) const VOCAB_SIZE: u32 = 50;
+/// Makes its request fail alone.
+pub(super) const FAILING: TokenId = 50;
+/// Makes the step fail as a whole.
+pub(super) const POISON: TokenId = 51;
+
+/// What came out for one request.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stream {
+    pub(super) tokens: Vec<TokenId>,
+    pub(super) prompt_logprobs: Option<Vec<TokenLogprobs>>,
+    pub(super) finished: Option<(FinishReason, Usage)>,
+    pub(super) failed: Option<Fault>,
+}
+
+impl Stream {
+    pub(super) fn ended(&self) -> bool {
+        self.finished.is_some() || self.failed.is_some()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Driver {
+    pub(super) scheduler: Scheduler,
+    pub(super) model: FakeModel,
+    pub(super) streams: BTreeMap<RequestId, Stream>,
+    pub(super) now: Duration,
+    pub(super) crashes: u32,
+    info: ExecutorInfo,
+}
+
+/// An executor with one group of `blocks` blocks of 4 positions.
+pub(super) fn executor(blocks: u32) -> ExecutorInfo {
+    ExecutorInfo {
+        cache_groups: vec![CacheGroup { blocks, block_tokens: 4 }],
+        step_tokens_max: 64,
+        slots_max: 8,
+        context_max: 200,
+        // The special tokens are above what the model draws, and inside what a request may name.
+        vocab_size: VOCAB_SIZE + 2,
+        steps_in_flight_max: 1,
+    }
+}
+
+pub(super) fn settings() -> Settings {
+    Settings {
+        step_tokens_max: 32,
+        prefill_chunk_max: 8,
+        running_max: 8,
+        waiting_max: 100,
+        kv_reserve_percent: 0,
+    }
+}
+
+fn model(info: &ExecutorInfo) -> FakeModel {
+    FakeModel::new(ExecutorInfo { vocab_size: VOCAB_SIZE, ..info.clone() })
+        .with_failing_token(FAILING)
+}
+
+impl Driver {
+    pub(super) fn new(info: ExecutorInfo, settings: Settings) -> Self {
+        Self {
+            scheduler: Scheduler::new(&info, settings).unwrap(),
+            model: model(&info),
+            streams: BTreeMap::new(),
+            now: Duration::ZERO,
+            crashes: 0,
+            info,
+        }
+    }
+
+    pub(super) fn submit(&mut self, id: u64, prompt: Vec<TokenId>, tokens_max: u32) {
+        self.submit_request(request(id, prompt, tokens_max)).unwrap();
+    }
+
+    pub(super) fn submit_request(&mut self, request: Request) -> Result<(), Error> {
+        let id = request.id;
+        self.scheduler.submit(request, self.now)?;
+        self.scheduler.invariants();
+        self.streams.insert(id, Stream::default());
+        Ok(())
+    }
+
+    pub(super) fn abort(&mut self, id: u64) -> bool {
+        let was_there = self.scheduler.abort(RequestId(id));
+        self.scheduler.invariants();
+        was_there
+    }
+
+    pub(super) fn plan(&mut self) -> Option<StepPlan> {
+        self.now += Duration::from_millis(10);
+        let plan = self.scheduler.plan(self.now);
+        self.scheduler.invariants();
+        plan
+    }
+
+    pub(super) fn commit(&mut self, outcome: StepOutcome) -> Result<(), Error> {
+        let events = self.scheduler.commit(outcome, self.now)?;
+        self.scheduler.invariants();
+        self.take(events);
+        Ok(())
+    }
+
+    /// Plans, runs and commits one step; the plan, if there was one. A step with the poison token crashes.
+    pub(super) fn step(&mut self) -> Option<StepPlan> {
+        let plan = self.plan()?;
+        let outcome = self.model.run(&plan);
+        let poisoned =
+            plan.items.iter().any(|item| self.model.prompt(item.slot).unwrap().contains(&POISON));
+        if poisoned {
+            self.crash();
+        } else {
+            self.commit(outcome).unwrap();
+        }
+        Some(plan)
+    }
+
+    /// The executor is lost, and a new one takes its place.
+    pub(super) fn crash(&mut self) {
+        self.crashes += 1;
+        let fault = Fault::new(FaultKind::Internal, "it crashed twice");
+        let events = self.scheduler.requeue_all(&fault, self.now);
+        self.scheduler.invariants();
+        self.take(events);
+        self.model = model(&self.info);
+    }
+
+    /// Steps until there is nothing to do; the plans as text.
+    pub(super) fn run(&mut self) -> Vec<String> {
+        let mut plans = Vec::new();
+        while let Some(plan) = self.step() {
+            plans.push(plan.to_string());
+            assert!(plans.len() < 20_000, "no end in sight: {:?}", &plans[plans.len() - 5..]);
+        }
+        assert!(self.scheduler.is_idle());
+        assert_eq!(self.model.slots_used(), 0, "the executor was told of every release");
+        assert_eq!(self.scheduler.kv_blocks().0, 0, "all blocks came back");
+        plans
+    }
+
+    pub(super) fn stream(&self, id: u64) -> &Stream {
+        &self.streams[&RequestId(id)]
+    }
+
+    fn take(&mut self, events: Vec<(RequestId, RequestEvent)>) {
+        for (id, event) in events {
+            let stream = self.streams.get_mut(&id).unwrap();
+            assert!(!stream.ended(), "{id} goes on after its end: {event:?}");
+            match event {
+                RequestEvent::PromptLogprobs(whole) => {
+                    assert!(stream.tokens.is_empty(), "{id}: before the first token");
+                    assert!(stream.prompt_logprobs.replace(whole).is_none(), "{id}: once");
+                }
+                RequestEvent::Token { token, .. } => stream.tokens.push(token),
+                RequestEvent::Finished { reason, usage } => stream.finished = Some((reason, usage)),
+                RequestEvent::Failed(fault) => stream.failed = Some(fault),
+            }
+        }
+    }
+}
+
+pub(super) fn request(id: u64, prompt: Vec<TokenId>, tokens_max: u32) -> Request {
+    let sampling = SamplingParams { seed: id, ..SamplingParams::default() };
+    Request { id: RequestId(id), prompt, sampling, tokens_max, priority: 0 }
+}
+
+pub(super) fn prompt(seed: u64, len: usize) -> Vec<TokenId> {
+    (0..len as u64).map(|index| ((seed * 31 + index * 7) % u64::from(VOCAB_SIZE)) as u32).collect()
+}

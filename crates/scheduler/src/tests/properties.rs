@@ -1,0 +1,285 @@
+//! Random requests, aborts, crashes and shortages: whatever happens, each request gets its own tokens, once.
+
+use std::collections::BTreeSet;
+
+use proptest::{prelude::*, test_runner::RngSeed};
+use types::{CacheGroup, ExecutorInfo, Request, RequestId, SamplingParams, TokenId};
+
+use super::driver::{Driver, FAILING, POISON, VOCAB_SIZE, executor, prompt};
+use crate::{
+    Error, Settings,
+    testing::{expected_output, logprobs_of},
+};
+
+#[derive(Clone, Debug)]
+enum Operation {
+    Submit(Arrival),
+    Abort {
+        which: usize,
+    },
+    Steps {
+        count: usize,
+    },
+    /// A step is planned and its executor lost.
+    Crash,
+    /// A request is aborted while a step is under way.
+    AbortUnderWay {
+        which: usize,
+    },
+}
+
+#[derive(Clone, Debug)]
+struct Arrival {
+    prompt_len: usize,
+    tokens_max: u32,
+    priority: i32,
+    stop_tokens: Vec<TokenId>,
+    tokens_min: u32,
+    prompt_logprobs: bool,
+    special: Option<TokenId>,
+}
+
+fn arrival() -> impl Strategy<Value = Arrival> {
+    let special = prop_oneof![20 => Just(None), 1 => Just(Some(FAILING)), 1 => Just(Some(POISON))];
+    let stop_tokens = prop::collection::vec(0..VOCAB_SIZE, 0..4);
+    (1..40usize, 1..30u32, -1..2i32, stop_tokens, 0..5u32, any::<bool>(), special).prop_map(
+        |(prompt_len, tokens_max, priority, stop_tokens, tokens_min, prompt_logprobs, special)| {
+            Arrival {
+                prompt_len,
+                tokens_max,
+                priority,
+                stop_tokens,
+                tokens_min,
+                prompt_logprobs,
+                special,
+            }
+        },
+    )
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    prop_oneof![
+        8 => arrival().prop_map(Operation::Submit),
+        1 => any::<usize>().prop_map(|which| Operation::Abort { which }),
+        6 => (1..8usize).prop_map(|count| Operation::Steps { count }),
+        1 => Just(Operation::Crash),
+        1 => any::<usize>().prop_map(|which| Operation::AbortUnderWay { which }),
+    ]
+}
+
+fn sizes() -> impl Strategy<Value = (ExecutorInfo, Settings)> {
+    let groups = prop::collection::vec((2..24u32, 1..9u32), 1..3);
+    (groups, 1..40u32, 1..20u32, 1..8u32, 1..12u32, 0..60u32).prop_map(
+        |(
+            groups,
+            step_tokens_max,
+            prefill_chunk_max,
+            running_max,
+            waiting_max,
+            kv_reserve_percent,
+        )| {
+            let group = |(blocks, block_tokens)| CacheGroup { blocks, block_tokens };
+            let cache_groups = groups.into_iter().map(group).collect();
+            let settings = Settings {
+                step_tokens_max,
+                prefill_chunk_max,
+                running_max,
+                waiting_max,
+                kv_reserve_percent,
+            };
+            (ExecutorInfo { cache_groups, ..executor(1) }, settings)
+        },
+    )
+}
+
+/// A driver that remembers what was asked for and checks each plan.
+struct Run {
+    driver: Driver,
+    requests: Vec<Request>,
+    aborted: BTreeSet<RequestId>,
+    crashed: BTreeSet<RequestId>,
+}
+
+impl Run {
+    fn submit(&mut self, arrival: &Arrival) {
+        let id = RequestId(self.requests.len() as u64);
+        let mut prompt = prompt(id.0, arrival.prompt_len);
+        if let Some(special) = arrival.special {
+            prompt[arrival.prompt_len / 2] = special;
+        }
+        let sampling = SamplingParams {
+            seed: id.0,
+            stop_token_ids: arrival.stop_tokens.clone(),
+            tokens_min: arrival.tokens_min,
+            prompt_logprobs: arrival.prompt_logprobs.then_some(1),
+            ..SamplingParams::default()
+        };
+        let (tokens_max, priority) = (arrival.tokens_max, arrival.priority);
+        let request = Request { id, prompt, sampling, tokens_max, priority };
+        let limits = self.driver.scheduler.limits;
+        let check = limits.check(&request.prompt, &request.sampling, tokens_max);
+        let full = self.driver.scheduler.waiting_new()
+            >= self.driver.scheduler.settings().waiting_max as usize;
+        match self.driver.submit_request(request.clone()) {
+            Ok(()) => {
+                let clipped = check.expect("what can never fit is refused");
+                self.requests.push(Request { tokens_max: clipped, ..request });
+            }
+            Err(Error::Refused(refusal)) => assert_eq!(check, Err(refusal)),
+            Err(Error::QueueFull(_)) => assert!(full),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    fn pick(&self, which: usize) -> Option<RequestId> {
+        (!self.requests.is_empty()).then(|| self.requests[which % self.requests.len()].id)
+    }
+
+    fn abort(&mut self, id: RequestId) {
+        let ended = self.driver.stream(id.0).ended();
+        let was_there = self.driver.abort(id.0);
+        assert_eq!(was_there, !ended && !self.aborted.contains(&id));
+        if was_there {
+            self.aborted.insert(id);
+        }
+    }
+
+    /// Everything that a plan must keep to beyond what the model checks.
+    fn step(&mut self) -> bool {
+        let first = self.driver.scheduler.slots.in_order().first().copied();
+        let suspect =
+            self.driver.scheduler.slots.iter().any(|(_, r)| r.sequence.probation.is_some());
+        let needing_one: Vec<_> = self
+            .driver
+            .scheduler
+            .slots
+            .iter()
+            .filter(|(_, running)| running.remaining() == 1)
+            .map(|(slot, _)| slot)
+            .collect();
+        let preemptions = self.driver.scheduler.counters().preemptions;
+        let Some(plan) = self.driver.step() else { return false };
+        let settings = self.driver.scheduler.settings();
+        assert!(plan.token_count() <= settings.step_tokens_max as usize, "{plan}");
+        let served = |slot| plan.items.iter().any(|item| item.slot == slot);
+        let preempted = self.driver.scheduler.counters().preemptions > preemptions;
+        let alone = suspect || (plan.items.len() == 1 && plan.admit.len() == 1);
+        if !alone {
+            assert!(first.is_none_or(served), "{plan}: the first in order advances");
+            let all = needing_one.iter().all(|slot| served(*slot));
+            assert!(all || preempted, "{plan}: one position was denied without a shortage");
+            let chunk = plan.items.iter().map(|item| item.positions.len()).max().unwrap_or(0);
+            assert!(chunk <= settings.prefill_chunk_max as usize, "{plan}");
+        }
+        assert!(!preempted || plan.admit.is_empty(), "{plan}: room taken went to a newcomer");
+        true
+    }
+
+    fn crash(&mut self) {
+        if self.driver.plan().is_some() {
+            let before: Vec<RequestId> =
+                self.driver.scheduler.slots.iter().map(|(_, running)| running.ticket.id).collect();
+            self.driver.crash();
+            let failed = |id: &RequestId| self.driver.streams[id].failed.is_some();
+            self.crashed.extend(before.into_iter().filter(failed));
+        }
+    }
+
+    fn apply(&mut self, operation: &Operation) {
+        match operation {
+            Operation::Submit(arrival) => self.submit(arrival),
+            Operation::Abort { which } => {
+                if let Some(id) = self.pick(*which) {
+                    self.abort(id);
+                }
+            }
+            Operation::Steps { count } => {
+                for _ in 0..*count {
+                    self.step();
+                }
+            }
+            Operation::Crash => self.crash(),
+            Operation::AbortUnderWay { which } => {
+                let Some(id) = self.pick(*which) else { return };
+                let Some(plan) = self.driver.plan() else { return };
+                let poisoned = self.driver.model.run(&plan);
+                self.abort(id);
+                let crashes = plan
+                    .items
+                    .iter()
+                    .any(|item| self.driver.model.prompt(item.slot).unwrap().contains(&POISON));
+                if crashes {
+                    self.driver.crash();
+                } else {
+                    self.driver.commit(poisoned).unwrap();
+                }
+            }
+        }
+    }
+
+    fn check_streams(&self) {
+        for request in &self.requests {
+            let Request { id, prompt, sampling, tokens_max, .. } = request;
+            let stream = &self.driver.streams[id];
+            let (expected, reason) = expected_output(prompt, sampling, *tokens_max, VOCAB_SIZE);
+            assert!(expected.starts_with(&stream.tokens), "{id} has other tokens");
+            let special = |token| prompt.contains(&token);
+            if let Some(whole) = &stream.prompt_logprobs {
+                let due = (1..prompt.len()).map(|at| logprobs_of(prompt[at], at as u32));
+                assert!(due.eq(whole.iter().cloned()), "{id} has other prompt log-probabilities");
+            }
+            assert_eq!(
+                stream.prompt_logprobs.is_some(),
+                sampling.prompt_logprobs.is_some() && !stream.tokens.is_empty(),
+                "{id}"
+            );
+            if self.aborted.contains(id) {
+                assert!(!stream.ended(), "{id} was aborted and ended");
+            } else if special(FAILING) || special(POISON) || self.crashed.contains(id) {
+                assert!(stream.failed.is_some(), "{id} should have failed");
+            } else {
+                assert_eq!(stream.failed, None, "{id}");
+                let (got, usage) = stream.finished.expect("every request ends");
+                assert_eq!((&stream.tokens, got), (&expected, reason), "{id}");
+                assert_eq!(usage.prompt_tokens as usize, prompt.len());
+                assert_eq!(usage.generated_tokens as usize, expected.len());
+            }
+        }
+    }
+}
+
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(1),
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(config(512))]
+
+    #[test]
+    fn each_request_gets_its_tokens_once(
+        (info, settings) in sizes(),
+        operations in prop::collection::vec(operation(), 1..60),
+    ) {
+        let mut run = Run {
+            driver: Driver::new(info, settings),
+            requests: Vec::new(),
+            aborted: BTreeSet::new(),
+            crashed: BTreeSet::new(),
+        };
+        for operation in &operations {
+            run.apply(operation);
+        }
+        let mut steps = 0;
+        while run.step() {
+            steps += 1;
+            prop_assert!(steps < 50_000, "no end in sight");
+        }
+        run.driver.run();
+        run.check_streams();
+    }
+}
