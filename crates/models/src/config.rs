@@ -27,7 +27,7 @@ impl<'a> Config<'a> {
     pub(crate) fn new(weights: &'a Weights) -> Result<Self, Error> {
         let architecture = match weights.source() {
             Source::Gguf(metadata) => metadata
-                .str("general.architecture")
+                .str("general.architecture")?
                 .ok_or(Error::NoArchitecture { looked_for: "general.architecture" })?
                 .to_owned(),
             Source::HuggingFace { config, .. } => config
@@ -82,10 +82,7 @@ impl<'a> Config<'a> {
 
     fn number_named(&self, name: String) -> Result<Option<f64>, Error> {
         match self.weights.source() {
-            Source::Gguf(metadata) => Ok(metadata
-                .f32(&name)
-                .map(f64::from)
-                .or_else(|| metadata.u32(&name).map(f64::from))),
+            Source::Gguf(metadata) => Ok(metadata.find(&name)?),
             Source::HuggingFace { config, .. } => match value_at(config, &name) {
                 None | Some(Value::Null) => Ok(None),
                 Some(value) => value.as_f64().map(Some).ok_or_else(|| Error::Field {
@@ -116,22 +113,22 @@ impl<'a> Config<'a> {
     }
 
     /// A switch; absent means `false`.
-    pub(crate) fn switch(&self, field: Field) -> bool {
+    pub(crate) fn switch(&self, field: Field) -> Result<bool, Error> {
         let name = self.name(field);
-        match self.weights.source() {
-            Source::Gguf(metadata) => metadata.bool(&name).unwrap_or(false),
+        Ok(match self.weights.source() {
+            Source::Gguf(metadata) => metadata.bool(&name)?.unwrap_or(false),
             Source::HuggingFace { config, .. } => {
                 value_at(config, &name).and_then(Value::as_bool).unwrap_or(false)
             }
-        }
+        })
     }
 
-    pub(crate) fn text(&self, field: Field) -> Option<&str> {
+    pub(crate) fn text(&self, field: Field) -> Result<Option<&str>, Error> {
         let name = self.name(field);
-        match self.weights.source() {
-            Source::Gguf(metadata) => metadata.str(&name),
+        Ok(match self.weights.source() {
+            Source::Gguf(metadata) => metadata.str(&name)?,
             Source::HuggingFace { config, .. } => value_at(config, &name).and_then(Value::as_str),
-        }
+        })
     }
 }
 

@@ -33,6 +33,9 @@ pub struct Model {
 /// Why a checkpoint cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The checkpoint itself is at fault.
+    #[error(transparent)]
+    Weights(#[from] weights::Error),
     /// The configuration does not say what the model is.
     #[error("the checkpoint does not name its architecture ({looked_for})")]
     NoArchitecture {

@@ -14,7 +14,7 @@ pub(super) const ARCHITECTURE: Architecture =
     Architecture { gguf: Some("llama"), hugging_face: "LlamaForCausalLM", read };
 
 fn read(config: &Config<'_>) -> Result<DecoderSpec, Error> {
-    let attention_bias = config.switch(field("attention_bias", "attention.bias"));
+    let attention_bias = config.switch(field("attention_bias", "attention.bias"))?;
     Ok(DecoderSpec {
         architecture: "llama",
         qkv_bias: attention_bias,
@@ -25,7 +25,7 @@ fn read(config: &Config<'_>) -> Result<DecoderSpec, Error> {
 
 /// The fields that all architectures of this family share, without biases, head norms or windows.
 pub(super) fn plain_decoder(config: &Config<'_>) -> Result<DecoderSpec, Error> {
-    if let Some(activation) = config.text(field("hidden_act", "hidden_act"))
+    if let Some(activation) = config.text(field("hidden_act", "hidden_act"))?
         && activation != "silu"
     {
         return Err(unusable(
@@ -35,7 +35,7 @@ pub(super) fn plain_decoder(config: &Config<'_>) -> Result<DecoderSpec, Error> {
             "only silu is supported",
         ));
     }
-    if config.switch(field("mlp_bias", "mlp_bias")) {
+    if config.switch(field("mlp_bias", "mlp_bias"))? {
         return Err(unusable(config, field("mlp_bias", ""), "true", "it is not supported"));
     }
     let experts = config.count(field("num_local_experts", "expert_count"))?.unwrap_or(0);
@@ -87,7 +87,7 @@ pub(super) fn plain_decoder(config: &Config<'_>) -> Result<DecoderSpec, Error> {
         output_bias: false,
         qk_norm: false,
         windows: vec![None; layers.min(1 << 16)],
-        tied_embeddings: gguf || config.switch(field("tie_word_embeddings", "")),
+        tied_embeddings: gguf || config.switch(field("tie_word_embeddings", ""))?,
     })
 }
 
@@ -121,7 +121,7 @@ fn scaling(config: &Config<'_>) -> Result<RopeScaling, Error> {
         ("rope_scaling", field("rope_scaling.type", "")),
         ("rope_parameters", field("rope_parameters.rope_type", "")),
     ] {
-        if config.text(kind).is_some() {
+        if config.text(kind)?.is_some() {
             return scaling_in(config, object, kind);
         }
     }
@@ -141,7 +141,7 @@ fn scaling_in(config: &Config<'_>, object: &str, kind: Field) -> Result<RopeScal
             Ok(config.required_count(field("max_position_embeddings", "context_length"))? as f64)
         }
     };
-    match config.text(kind) {
+    match config.text(kind)? {
         None | Some("none" | "default") => Ok(RopeScaling::None),
         Some("linear") => Ok(RopeScaling::Linear { factor: factor()? }),
         Some("llama3") => Ok(RopeScaling::Llama3 {

@@ -20,7 +20,7 @@ fn read(config: &Config<'_>) -> Result<DecoderSpec, Error> {
 /// Checkpoints carry a window and a switch that is off; no published one turns it on.
 pub(super) fn refuse_windows(config: &Config<'_>) -> Result<(), Error> {
     let switch = field("use_sliding_window", "use_sliding_window");
-    if config.switch(switch) {
+    if config.switch(switch)? {
         return Err(unusable(config, switch, "true", "windows in some layers are not supported"));
     }
     Ok(())

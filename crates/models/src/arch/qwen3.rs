@@ -11,7 +11,7 @@ pub(super) const ARCHITECTURE: Architecture =
 
 fn read(config: &Config<'_>) -> Result<DecoderSpec, Error> {
     refuse_windows(config)?;
-    let attention_bias = config.switch(field("attention_bias", "attention.bias"));
+    let attention_bias = config.switch(field("attention_bias", "attention.bias"))?;
     Ok(DecoderSpec {
         architecture: "qwen3",
         qk_norm: true,
