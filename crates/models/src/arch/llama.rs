@@ -135,11 +135,12 @@ fn scaling_in(config: &Config<'_>, object: &str, kind: Field) -> Result<RopeScal
         value(name)?.ok_or_else(|| Error::MissingField { field: config.name_in(object, name) })
     };
     let factor = || required(field("factor", "factor"));
-    let original_context = || match value(original)? {
-        Some(original) => Ok(original),
-        None => {
-            Ok(config.required_count(field("max_position_embeddings", "context_length"))? as f64)
-        }
+    let original_context = || -> Result<f64, Error> {
+        let whole = field("max_position_embeddings", "context_length");
+        Ok(match value(original)? {
+            Some(original) => original,
+            None => config.required_count(whole)? as f64,
+        })
     };
     match config.text(kind)? {
         None | Some("none" | "default") => Ok(RopeScaling::None),

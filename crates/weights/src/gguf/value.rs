@@ -157,6 +157,11 @@ from_value!(f32, "a number", value => match value {
     Value::F64(number) => Some(*number as f32),
     other => other.as_integer().map(|number| number as f32),
 });
+from_value!(f64, "a number", value => match value {
+    Value::F32(number) => Some(f64::from(*number)),
+    Value::F64(number) => Some(*number),
+    other => other.as_integer().map(|number| number as f64),
+});
 from_value!(&'a [String], "an array of strings", value => match value {
     Value::Array(Array::String(items)) => Some(items),
     _ => None,
