@@ -50,21 +50,28 @@ pub(crate) fn normalise<'a>(
 
 /// The text of a list of content parts, one part a line.
 fn flatten(index: usize, parts: &[Value]) -> Result<String, Error> {
-    let texts: Vec<&str> =
-        parts.iter().enumerate().map(|(part, value)| part_text(index, part, value)).collect::<Result<_, _>>()?;
+    let texts: Vec<&str> = parts
+        .iter()
+        .enumerate()
+        .map(|(part, value)| part_text(index, part, value))
+        .collect::<Result<_, _>>()?;
     Ok(texts.join("\n"))
 }
 
 fn part_text(index: usize, part: usize, value: &Value) -> Result<&str, Error> {
-    let problem =
-        |field: &str, problem| Error::Message { index, path: format!(".content[{part}]{field}"), problem };
+    let problem = |field: &str, problem| Error::Message {
+        index,
+        path: format!(".content[{part}]{field}"),
+        problem,
+    };
     if let Value::String(text) = value {
         return Ok(text);
     }
     match value.get("type").and_then(Value::as_str) {
-        Some("text" | "input_text" | "output_text") => {
-            value.get("text").and_then(Value::as_str).ok_or_else(|| problem(".text", "is not a string"))
-        }
+        Some("text" | "input_text" | "output_text") => value
+            .get("text")
+            .and_then(Value::as_str)
+            .ok_or_else(|| problem(".text", "is not a string")),
         Some("refusal") => value
             .get("refusal")
             .and_then(Value::as_str)

@@ -149,7 +149,11 @@ mod tests {
 
     #[test]
     fn one_line_has_pythons_separators_and_keeps_key_order() {
-        check(json!({"b": 1, "a": [true, null, "é\n"]}), None, r#"{"b": 1, "a": [true, null, "é\n"]}"#);
+        check(
+            json!({"b": 1, "a": [true, null, "é\n"]}),
+            None,
+            r#"{"b": 1, "a": [true, null, "é\n"]}"#,
+        );
         check(json!({"b": [], "a": {}}), None, r#"{"b": [], "a": {}}"#);
     }
 

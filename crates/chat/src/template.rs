@@ -80,11 +80,14 @@ impl ChatTemplate {
                 Some(Value::String(source)) => (source.as_str(), None),
                 Some(Value::Array(named)) => {
                     let main = find_named(named, "default").ok_or_else(|| {
-                        bad("\"chat_template\" is a list without a template named \"default\"".to_owned())
+                        bad("\"chat_template\" is a list without a template named \"default\""
+                            .to_owned())
                     })?;
                     (main, find_named(named, TOOL_USE))
                 }
-                Some(_) => return Err(bad("\"chat_template\" is neither a string nor a list".to_owned())),
+                Some(_) => {
+                    return Err(bad("\"chat_template\" is neither a string nor a list".to_owned()));
+                }
             };
             return Self::with_tool_use(main, tool_use, bos_text, eos_text).map(Some);
         }
@@ -100,7 +103,9 @@ impl ChatTemplate {
         let mut environment = environment()?;
         environment.add_global("bos_token", bos_text);
         environment.add_global("eos_token", eos_text);
-        environment.add_template_owned(CHAT, without_generation_tags(main)).map_err(syntax_error)?;
+        environment
+            .add_template_owned(CHAT, without_generation_tags(main))
+            .map_err(syntax_error)?;
         if let Some(source) = tool_use {
             environment
                 .add_template_owned(TOOL_USE, without_generation_tags(source))
@@ -123,7 +128,9 @@ impl ChatTemplate {
         let messages = messages
             .iter()
             .enumerate()
-            .map(|(index, message)| normalise(index, message, self.forms).map(|m| JinjaValue::from(Serde(m))))
+            .map(|(index, message)| {
+                normalise(index, message, self.forms).map(|m| JinjaValue::from(Serde(m)))
+            })
             .collect::<Result<Vec<_>, _>>()?;
         self.render_prepared(messages, options)
     }
@@ -135,26 +142,28 @@ impl ChatTemplate {
     ) -> Result<String, Error> {
         let now = options.now;
         // Python passes `None` for what is not given, and templates test for both.
-        let mut variables =
-            vec![("tools".to_owned(), JinjaValue::from(())), ("documents".to_owned(), JinjaValue::from(()))];
+        let mut variables = vec![
+            ("tools".to_owned(), JinjaValue::from(())),
+            ("documents".to_owned(), JinjaValue::from(())),
+        ];
         let extra = options.extra.into_iter().flatten();
         variables.extend(extra.map(|(key, value)| (key.clone(), JinjaValue::from(Serde(value)))));
         variables.extend([
             ("messages".to_owned(), JinjaValue::from(messages)),
             ("add_generation_prompt".to_owned(), options.add_generation_prompt.into()),
-            ("strftime_now".to_owned(), JinjaValue::from_function(move |f: &str| format_time(now, f))),
+            (
+                "strftime_now".to_owned(),
+                JinjaValue::from_function(move |f: &str| format_time(now, f)),
+            ),
         ]);
         if let Some(tools) = options.tools {
             variables.push(("tools".to_owned(), JinjaValue::from(Serde(tools))));
         }
         let name = if self.has_tool_use && options.tools.is_some() { TOOL_USE } else { CHAT };
         let mut output = LimitedOutput { bytes: Vec::new(), exceeded: false };
-        let rendered = self
-            .environment
-            .get_template(name)
-            .and_then(|template| {
-                template.render_captured_to(JinjaValue::from_iter(variables), &mut output).map(drop)
-            });
+        let rendered = self.environment.get_template(name).and_then(|template| {
+            template.render_captured_to(JinjaValue::from_iter(variables), &mut output).map(drop)
+        });
         if output.exceeded {
             return Err(Error::OutputTooLong { bytes_max: OUTPUT_BYTES_MAX });
         }
@@ -194,14 +203,18 @@ fn environment() -> Result<Environment<'static>, Error> {
     environment.set_formatter(|output, state, value| match value {
         // As Python prints them.
         value if value.is_none() => output.write_str("None").map_err(minijinja::Error::from),
-        value if value.kind() == minijinja::value::ValueKind::Bool => {
-            output.write_str(if value.is_true() { "True" } else { "False" }).map_err(minijinja::Error::from)
-        }
+        value if value.kind() == minijinja::value::ValueKind::Bool => output
+            .write_str(if value.is_true() { "True" } else { "False" })
+            .map_err(minijinja::Error::from),
         value => minijinja::escape_formatter(output, state, value),
     });
-    environment.add_function("raise_exception", |message: String| -> Result<(), minijinja::Error> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
-    });
+    environment.add_function(
+        "raise_exception",
+        |message: String| -> Result<(), minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message.clone())
+                .with_source(Raised(message)))
+        },
+    );
     environment.add_filter("tojson", to_json);
     Ok(environment)
 }
@@ -218,7 +231,8 @@ fn to_json(
     indent: Option<JinjaValue>,
     options: Kwargs,
 ) -> Result<String, minijinja::Error> {
-    let bad = |message: &str| minijinja::Error::new(ErrorKind::InvalidOperation, message.to_owned());
+    let bad =
+        |message: &str| minijinja::Error::new(ErrorKind::InvalidOperation, message.to_owned());
     let indent = match indent {
         Some(indent) => Some(indent),
         None => options.get::<Option<JinjaValue>>("indent")?,
@@ -227,7 +241,8 @@ fn to_json(
         Some(indent) if !indent.is_none() => Some(match indent.as_str() {
             Some(text) => text.to_owned(),
             None => {
-                let width = usize::try_from(indent).map_err(|_| bad("tojson: indent is not a number"))?;
+                let width =
+                    usize::try_from(indent).map_err(|_| bad("tojson: indent is not a number"))?;
                 if width > 16 {
                     return Err(bad("tojson: indent is over 16"));
                 }
@@ -239,10 +254,14 @@ fn to_json(
     let mut style = Style::new(indent);
     style.ensure_ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     style.sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
-    if let Some((item, key)) = options.get::<Option<Vec<String>>>("separators")?.map(|pair| match &pair[..] {
-        [item, key] => Ok((item.clone(), key.clone())),
-        _ => Err(bad("tojson: separators is not a pair")),
-    }).transpose()? {
+    if let Some((item, key)) = options
+        .get::<Option<Vec<String>>>("separators")?
+        .map(|pair| match &pair[..] {
+            [item, key] => Ok((item.clone(), key.clone())),
+            _ => Err(bad("tojson: separators is not a pair")),
+        })
+        .transpose()?
+    {
         style.item_separator = item;
         style.key_separator = key;
     }

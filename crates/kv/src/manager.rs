@@ -49,12 +49,6 @@ impl KvManager {
         Ok(Self { pools: groups.iter().map(BlockPool::new).collect() })
     }
 
-    /// Most positions that one request can have when it is alone.
-    pub fn positions_max(&self) -> u64 {
-        let positions = |pool: &BlockPool| u64::from(pool.total()) * u64::from(pool.block_tokens());
-        self.pools.iter().map(positions).min().unwrap_or(u64::MAX)
-    }
-
     /// Tables that hold nothing yet.
     pub fn tables(&self) -> BlockTables {
         BlockTables { groups: self.pools.iter().map(|_| BlockTable::default()).collect() }

@@ -144,6 +144,22 @@ mod tests {
     }
 
     #[test]
+    fn the_smallest_cache_group_bounds_a_request() {
+        let group = |blocks, block_tokens| CacheGroup { blocks, block_tokens };
+        let info = ExecutorInfo {
+            cache_groups: vec![group(100, 16), group(3, 64)],
+            step_tokens_max: 1,
+            slots_max: 1,
+            context_max: 1000,
+            vocab_size: 10,
+            steps_in_flight_max: 1,
+        };
+        assert_eq!(Limits::of(&info).kv_tokens_max, 192);
+        let without = ExecutorInfo { cache_groups: Vec::new(), ..info };
+        assert_eq!(Limits::of(&without).kv_tokens_max, u64::MAX);
+    }
+
+    #[test]
     fn nonsense_is_refused_with_the_field() {
         assert_eq!(check(&[], 1), Err(Refusal::PromptEmpty));
         assert_eq!(check(&[1], 0), Err(Refusal::NothingToGenerate));

@@ -38,7 +38,8 @@ struct Encoder {
 /// Builds a tokenizer.
 pub(crate) fn build(vocabulary: Vocabulary) -> Result<Parts, Error> {
     check(&vocabulary)?;
-    let Encoder { tokenizer: mut encoder, alphabet, adds_bos, warnings } = match &*vocabulary.model {
+    let Encoder { tokenizer: mut encoder, alphabet, adds_bos, warnings } = match &*vocabulary.model
+    {
         "gpt2" => byte_level::build(&vocabulary)?,
         "llama" => sentence_piece::build(&vocabulary)?,
         model => return Err(Error::UnknownModel { model: model.to_owned() }),
@@ -80,7 +81,9 @@ fn check(vocabulary: &Vocabulary) -> Result<(), Error> {
     if u32::try_from(size).is_err() {
         return bad(format!("it has {size} tokens, too many for 32-bit ids"));
     }
-    for (name, len) in [("scores", vocabulary.scores.len()), ("token types", vocabulary.kinds.len())] {
+    for (name, len) in
+        [("scores", vocabulary.scores.len()), ("token types", vocabulary.kinds.len())]
+    {
         if len != 0 && len != size {
             return bad(format!("it has {size} tokens but {len} {name}"));
         }

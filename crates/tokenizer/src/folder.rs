@@ -86,7 +86,8 @@ fn alphabet(decoder: &Value) -> Result<Alphabet, Error> {
             }
             Some("Replace") => {
                 let pattern = step.pointer("/pattern/String").and_then(Value::as_str);
-                if (pattern, step.get("content").and_then(Value::as_str)) != (Some("▁"), Some(" ")) {
+                if (pattern, step.get("content").and_then(Value::as_str)) != (Some("▁"), Some(" "))
+                {
                     return Err(unknown());
                 }
                 found = Some(Alphabet::SentencePiece { strips_leading_space: false });
@@ -104,7 +105,9 @@ fn alphabet(decoder: &Value) -> Result<Alphabet, Error> {
         }
     }
     match found {
-        Some(Alphabet::SentencePiece { .. }) => Ok(Alphabet::SentencePiece { strips_leading_space }),
+        Some(Alphabet::SentencePiece { .. }) => {
+            Ok(Alphabet::SentencePiece { strips_leading_space })
+        }
         Some(Alphabet::ByteLevel) if !strips_leading_space => Ok(Alphabet::ByteLevel),
         _ => Err(unknown()),
     }

@@ -42,7 +42,8 @@ impl Pieces {
         let mut pieces = Self {
             bytes: Vec::new(),
             ends: Vec::new(),
-            strips_leading_space: alphabet == Alphabet::SentencePiece { strips_leading_space: true },
+            strips_leading_space: alphabet
+                == Alphabet::SentencePiece { strips_leading_space: true },
         };
         for (text, reading) in tokens {
             match (reading, alphabet) {
@@ -185,7 +186,10 @@ mod tests {
         assert_eq!(character_of(b' '), 'Ġ');
         assert_eq!(character_of(b'\n'), 'Ċ');
         assert_eq!(character_of(0xad), 'Ń');
-        assert_eq!(characters, tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect());
+        assert_eq!(
+            characters,
+            tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect()
+        );
     }
 
     #[test]

@@ -70,7 +70,10 @@ impl StopMatcher {
                 let end = before + offset + 1;
                 self.withheld.truncate(if self.include_stop { end } else { end - length });
                 self.stopped = true;
-                return StopProgress { text: std::mem::take(&mut self.withheld), stopped: Some(index) };
+                return StopProgress {
+                    text: std::mem::take(&mut self.withheld),
+                    stopped: Some(index),
+                };
             }
         }
         // A stop string starts at a code point's first byte, so this never cuts one.

@@ -109,7 +109,11 @@ impl Tokenizer {
 
     /// Whether a token controls the model rather than being text.
     pub fn is_special(&self, id: TokenId) -> bool {
-        usize::try_from(id).ok().and_then(|index| self.is_special.get(index)).copied().unwrap_or(false)
+        usize::try_from(id)
+            .ok()
+            .and_then(|index| self.is_special.get(index))
+            .copied()
+            .unwrap_or(false)
     }
 
     /// What an operator should know about how the tokenizer was built; empty if all is well.
@@ -127,7 +131,8 @@ impl Tokenizer {
         id: TokenId,
         skip_special_tokens: bool,
     ) -> Result<Option<&[u8]>, Error> {
-        let bytes = self.piece(id).ok_or(Error::UnknownToken { id, vocab_size: self.vocab_size() })?;
+        let bytes =
+            self.piece(id).ok_or(Error::UnknownToken { id, vocab_size: self.vocab_size() })?;
         Ok((!(skip_special_tokens && self.is_special(id))).then_some(bytes))
     }
 

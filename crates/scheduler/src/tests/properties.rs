@@ -40,9 +40,9 @@ struct Arrival {
 }
 
 fn arrival() -> impl Strategy<Value = Arrival> {
-    let special = prop_oneof![20 => Just(None), 1 => Just(Some(FAILING)), 1 => Just(Some(POISON))];
-    let stop_tokens = prop::collection::vec(0..VOCAB_SIZE, 0..4);
-    (1..40usize, 1..30u32, -1..2i32, stop_tokens, 0..5u32, any::<bool>(), special).prop_map(
+    let special = prop_oneof![60 => Just(None), 1 => Just(Some(FAILING)), 1 => Just(Some(POISON))];
+    let stop_tokens = prop::collection::vec(0..VOCAB_SIZE, 0..2);
+    (1..30usize, 1..60u32, -1..2i32, stop_tokens, 0..5u32, any::<bool>(), special).prop_map(
         |(prompt_len, tokens_max, priority, stop_tokens, tokens_min, prompt_logprobs, special)| {
             Arrival {
                 prompt_len,
@@ -59,17 +59,17 @@ fn arrival() -> impl Strategy<Value = Arrival> {
 
 fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
-        8 => arrival().prop_map(Operation::Submit),
+        16 => arrival().prop_map(Operation::Submit),
         1 => any::<usize>().prop_map(|which| Operation::Abort { which }),
-        6 => (1..8usize).prop_map(|count| Operation::Steps { count }),
+        12 => (1..12usize).prop_map(|count| Operation::Steps { count }),
         1 => Just(Operation::Crash),
         1 => any::<usize>().prop_map(|which| Operation::AbortUnderWay { which }),
     ]
 }
 
 fn sizes() -> impl Strategy<Value = (ExecutorInfo, Settings)> {
-    let groups = prop::collection::vec((2..24u32, 1..9u32), 1..3);
-    (groups, 1..40u32, 1..20u32, 1..8u32, 1..12u32, 0..60u32).prop_map(
+    let groups = prop::collection::vec((6..40u32, 1..9u32), 1..3);
+    (groups, 1..40u32, 1..20u32, 1..9u32, 1..12u32, 0..40u32).prop_map(
         |(
             groups,
             step_tokens_max,

@@ -1,6 +1,8 @@
 //! Byte-level BPE, as GPT-2 began it: bytes are characters, and merges come from a list.
 
-use tokenizers::{decoders::DecoderWrapper, models::bpe::BPE, pre_tokenizers::byte_level::ByteLevel};
+use tokenizers::{
+    decoders::DecoderWrapper, models::bpe::BPE, pre_tokenizers::byte_level::ByteLevel,
+};
 
 use super::{Encoder, pre_tokenizer};
 use crate::{Error, Vocabulary, pieces::Alphabet};

@@ -119,7 +119,8 @@ pub(super) struct PreTokenizer {
 /// The pre-tokenizer with this name.
 pub(super) fn by_name(name: &str) -> Result<PreTokenizer, Error> {
     let scheme = SCHEMES.iter().find(|scheme| scheme.names.contains(&name)).ok_or_else(|| {
-        let supported: Vec<&str> = SCHEMES.iter().flat_map(|scheme| scheme.names).copied().collect();
+        let supported: Vec<&str> =
+            SCHEMES.iter().flat_map(|scheme| scheme.names).copied().collect();
         Error::UnknownPreTokenizer { name: name.to_owned(), supported: supported.join(", ") }
     })?;
     let mut steps = scheme.cuts.iter().map(cut).collect::<Result<Vec<_>, _>>()?;
@@ -139,7 +140,10 @@ fn cut(cut: &Cut) -> Result<PreTokenizerWrapper, Error> {
         Cut::Pattern(pattern) => {
             let pattern = SplitPattern::Regex((*pattern).to_owned());
             Split::new(pattern, SplitDelimiterBehavior::Isolated, false)
-                .map_err(|source| Error::Tokenizers { action: "compiling a pre-tokenizer's pattern", source })?
+                .map_err(|source| Error::Tokenizers {
+                    action: "compiling a pre-tokenizer's pattern",
+                    source,
+                })?
                 .into()
         }
     })
@@ -155,7 +159,8 @@ mod tests {
         let mut cut = PreTokenizedString::from(text);
         by_name(name).unwrap().pre_tokenizer.pre_tokenize(&mut cut).unwrap();
         let splits = cut.get_splits(OffsetReferential::Original, OffsetType::Byte);
-        let pieces: Vec<&str> = splits.into_iter().map(|(_, (start, end), _)| &text[start..end]).collect();
+        let pieces: Vec<&str> =
+            splits.into_iter().map(|(_, (start, end), _)| &text[start..end]).collect();
         assert_eq!(pieces, expect, "{name}");
     }
 
@@ -166,7 +171,8 @@ mod tests {
             let mut cut = PreTokenizedString::from(text);
             by_name(name).unwrap().pre_tokenizer.pre_tokenize(&mut cut).unwrap();
             let splits = cut.get_splits(OffsetReferential::Original, OffsetType::Byte);
-            let joined: String = splits.into_iter().map(|(_, (start, end), _)| &text[start..end]).collect();
+            let joined: String =
+                splits.into_iter().map(|(_, (start, end), _)| &text[start..end]).collect();
             assert_eq!(joined, text, "{name}");
         }
     }

@@ -21,7 +21,9 @@ const MERGE_BYTES_MAX: usize = 256;
 /// Builds the encoder.
 pub(super) fn build(vocabulary: &Vocabulary) -> Result<Encoder, Error> {
     if vocabulary.scores.len() != vocabulary.tokens.len() {
-        return Err(Error::Vocabulary { problem: "a llama vocabulary needs a score for each token".to_owned() });
+        return Err(Error::Vocabulary {
+            problem: "a llama vocabulary needs a score for each token".to_owned(),
+        });
     }
     let failed = |action| move |source| Error::Tokenizers { action, source };
     let vocab = super::ids_by_text(vocabulary);
@@ -72,7 +74,8 @@ fn merges(vocabulary: &Vocabulary) -> Vec<(String, String)> {
         .map(|index| (vocabulary.tokens[index].as_str(), index))
         .collect();
     let mut merges = Vec::new();
-    for (index, text) in vocabulary.tokens.iter().enumerate().filter(|(index, _)| mergeable(*index)) {
+    for (index, text) in vocabulary.tokens.iter().enumerate().filter(|(index, _)| mergeable(*index))
+    {
         let cuts = text.char_indices().skip(1).map(|(at, _)| text.split_at(at));
         let mut pairs: Vec<_> = cuts
             .filter_map(|(left, right)| Some((*ids.get(left)?, *ids.get(right)?, left, right)))

@@ -1,0 +1,276 @@
+//! Every setting, once: its key, names, default, range and meaning. Flags, environment variables, the file's keys, the
+//! reference page and `brigade config show` all come from this table.
+
+/// A setting.
+pub(crate) struct Setting {
+    /// Its key in the file, with its section; the flag and the environment variable are made from the part after the dot.
+    pub(crate) key: &'static str,
+    /// Other flags that mean the same, as other servers call it.
+    pub(crate) flag_aliases: &'static [&'static str],
+    /// Other environment variables that mean the same; `BRIGADE_…` wins over them.
+    pub(crate) env_aliases: &'static [&'static str],
+    /// What it is when nothing is said; empty stands for absent.
+    pub(crate) default: &'static str,
+    /// What it takes.
+    pub(crate) kind: Kind,
+    /// One or two sentences.
+    pub(crate) help: &'static str,
+}
+
+/// What a setting takes.
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    /// Any text.
+    Text,
+    /// A whole number in a range.
+    Integer(u64, u64),
+    /// A number in a range.
+    Number(f64, f64),
+    /// A size in bytes, with an optional suffix such as `4GiB`.
+    Bytes,
+    /// One of some words.
+    Choice(&'static [&'static str]),
+    /// `true` or `false`; the flag alone means `true`.
+    Switch,
+    /// Texts separated by commas; the flag may be repeated.
+    List,
+}
+
+impl Setting {
+    /// The flag without its dashes.
+    pub(crate) fn flag(&self) -> String {
+        self.name().replace('_', "-")
+    }
+
+    /// The environment variable.
+    pub(crate) fn variable(&self) -> String {
+        format!("BRIGADE_{}", self.name().to_uppercase())
+    }
+
+    /// The section of the file it stands in.
+    pub(crate) fn section(&self) -> &'static str {
+        self.key.split_once('.').map_or("", |(section, _)| section)
+    }
+
+    /// The key without its section.
+    pub(crate) fn name(&self) -> &'static str {
+        self.key.split_once('.').map_or(self.key, |(_, name)| name)
+    }
+}
+
+const fn setting(
+    key: &'static str,
+    default: &'static str,
+    kind: Kind,
+    help: &'static str,
+) -> Setting {
+    Setting { key, flag_aliases: &[], env_aliases: &[], default, kind, help }
+}
+
+impl Setting {
+    const fn flags(self, flag_aliases: &'static [&'static str]) -> Self {
+        Self { flag_aliases, ..self }
+    }
+
+    const fn variables(self, env_aliases: &'static [&'static str]) -> Self {
+        Self { env_aliases, ..self }
+    }
+}
+
+const COUNT: Kind = Kind::Integer(1, 1 << 20);
+const SECONDS: Kind = Kind::Number(0.1, 86_400.0);
+
+/// The settings, in the order in which help shows them.
+pub(crate) const SETTINGS: &[Setting] = &[
+    setting("model.model", "smollm2", Kind::Text, "The model to serve where the command names none.")
+        .flags(&["model-id"])
+        .variables(&["MODEL_ID"]),
+    setting(
+        "model.served_model_name",
+        "",
+        Kind::List,
+        "Names under which clients ask for the model; the first one is in the answers. By default the model's own name.",
+    ),
+    setting(
+        "model.cache_dir",
+        "",
+        Kind::Text,
+        "Where models from packages are kept. By default $XDG_CACHE_HOME/brigade or ~/.cache/brigade. Models from the hub lie in the hub's own cache (HF_HOME).",
+    )
+    .variables(&["BRIGADE_CACHE"]),
+    setting("model.offline", "false", Kind::Switch, "Use only what is cached.")
+        .variables(&["HF_HUB_OFFLINE"]),
+    setting(
+        "model.chat_template",
+        "",
+        Kind::Text,
+        "A file with a chat template to use instead of the model's own.",
+    ),
+    setting("server.host", "127.0.0.1", Kind::Text, "Address to listen on; 0.0.0.0 for all.")
+        .flags(&["hostname"]),
+    setting("server.port", "8000", Kind::Integer(0, 65_535), "Port to listen on; 0 for a free one.")
+        .variables(&["PORT"]),
+    setting(
+        "server.api_key",
+        "",
+        Kind::List,
+        "Keys of which a client must send one as a bearer token. By default none is needed.",
+    ),
+    setting(
+        "server.requests_max",
+        "1024",
+        COUNT,
+        "Most requests under way at once; one more is answered with 429.",
+    )
+    .flags(&["max-concurrent-requests"])
+    .variables(&["MAX_CONCURRENT_REQUESTS"]),
+    setting("server.connections_max", "4096", COUNT, "Most connections at once."),
+    setting("server.body_bytes_max", "8MiB", Kind::Bytes, "Largest request body.")
+        .flags(&["payload-limit"]),
+    setting("server.choices_max", "128", COUNT, "Most answers to one request: prompts times `n`."),
+    setting(
+        "server.drain_timeout_s",
+        "30",
+        Kind::Number(0.0, 86_400.0),
+        "At SIGTERM or Ctrl-C, requests under way have this long to finish.",
+    )
+    .flags(&["shutdown-timeout"]),
+    setting(
+        "server.keep_alive_interval_s",
+        "15",
+        SECONDS,
+        "A stream that is silent this long sends a comment, so that proxies keep it open.",
+    )
+    .flags(&["sse-keep-alive-interval"]),
+    setting(
+        "server.write_timeout_s",
+        "60",
+        SECONDS,
+        "A client that takes nothing of its answer for this long is cut off.",
+    ),
+    setting("server.cors", "false", Kind::Switch, "Let web pages from anywhere call this server."),
+    setting(
+        "engine.context_max",
+        "",
+        COUNT,
+        "Most tokens in a request, prompt and answer together. By default the model's own limit.",
+    )
+    .flags(&["max-model-len", "max-total-tokens"])
+    .variables(&["MAX_TOTAL_TOKENS"]),
+    setting("engine.running_max", "64", Kind::Integer(1, 4096), "Most requests computed at once.")
+        .flags(&["max-num-seqs"]),
+    setting("engine.waiting_max", "1024", COUNT, "Most requests waiting; one more is answered with 429."),
+    setting(
+        "engine.step_tokens_max",
+        "512",
+        Kind::Integer(1, 65_536),
+        "Most tokens computed in one step. Larger steps make long prompts faster and other streams jerkier.",
+    )
+    .flags(&["max-num-batched-tokens", "max-batch-prefill-tokens"])
+    .variables(&["MAX_BATCH_PREFILL_TOKENS"]),
+    setting(
+        "engine.prefill_chunk_max",
+        "512",
+        Kind::Integer(1, 65_536),
+        "Most tokens of one prompt computed in one step.",
+    ),
+    setting(
+        "engine.kv_cache_bytes",
+        "",
+        Kind::Bytes,
+        "Memory for the KV cache. By default the fraction of free memory below, and no more than can be used.",
+    )
+    .flags(&["kv-cache-memory-bytes"]),
+    setting(
+        "engine.kv_cache_fraction",
+        "0.5",
+        Kind::Number(0.01, 0.95),
+        "Part of the memory that is free at start, after the weights are loaded, for the KV cache.",
+    )
+    .flags(&["gpu-memory-utilization"]),
+    setting("engine.kv_cache_dtype", "auto", Kind::Choice(&["auto", "bf16", "f32"]), "How keys and values are stored; auto is bf16, or f32 where the model computes in f32."),
+    setting(
+        "engine.compute",
+        "native",
+        Kind::Choice(&["native", "f32"]),
+        "native: quantized weights are multiplied with 8-bit inputs. f32: the reference path, weights dequantised, slower and larger.",
+    ),
+    setting(
+        "engine.threads",
+        "",
+        Kind::Integer(1, 1024),
+        "Threads that compute. By default one for each processor.",
+    ),
+    setting(
+        "engine.isa",
+        "avx512",
+        Kind::Choice(&["scalar", "avx2", "avx512"]),
+        "Widest instruction set to use; what the processor lacks is never used.",
+    ),
+    setting("log.log_format", "text", Kind::Choice(&["text", "json"]), "How log lines look."),
+    setting(
+        "log.log_filter",
+        "info",
+        Kind::Text,
+        "What is logged: a level, or levels by module, such as `warn,engine=debug`.",
+    )
+    .flags(&["log-level"]),
+];
+
+/// A flag of another server that Brigade takes so that a command line carries over, though it has nothing to set.
+pub(crate) struct Compatible {
+    /// The flag without its dashes.
+    pub(crate) flag: &'static str,
+    /// What it takes and what that does here.
+    pub(crate) effect: Effect,
+}
+
+/// What a compatible flag does.
+pub(crate) enum Effect {
+    /// A number that must be 1, because more is not there yet.
+    MustBeOne(&'static str),
+    /// A switch that changes nothing; why.
+    Switch(&'static str),
+    /// A value that changes nothing; why.
+    Value(&'static str),
+}
+
+/// The compatible flags.
+pub(crate) const COMPATIBLE: &[Compatible] = &[
+    Compatible { flag: "tensor-parallel-size", effect: Effect::MustBeOne("tensor parallelism") },
+    Compatible { flag: "num-shard", effect: Effect::MustBeOne("sharding") },
+    Compatible { flag: "pipeline-parallel-size", effect: Effect::MustBeOne("pipeline parallelism") },
+    Compatible {
+        flag: "enable-prefix-caching",
+        effect: Effect::Switch("there is no prefix cache yet"),
+    },
+    Compatible {
+        flag: "enable-auto-tool-choice",
+        effect: Effect::Switch("tool calls are not parsed yet"),
+    },
+    Compatible {
+        flag: "tool-call-parser",
+        effect: Effect::Value("tool calls are not parsed yet"),
+    },
+    Compatible {
+        flag: "reasoning-parser",
+        effect: Effect::Value("reasoning is not parsed yet"),
+    },
+    Compatible {
+        flag: "quantization",
+        effect: Effect::Value("the weight file says how it is quantized"),
+    },
+    Compatible {
+        flag: "quantize",
+        effect: Effect::Value("the weight file says how it is quantized"),
+    },
+    Compatible { flag: "dtype", effect: Effect::Value("see --compute") },
+    Compatible {
+        flag: "trust-remote-code",
+        effect: Effect::Switch("no code of models is ever run"),
+    },
+    Compatible {
+        flag: "max-input-tokens",
+        effect: Effect::Value("prompt and answer share one limit, --context-max"),
+    },
+];

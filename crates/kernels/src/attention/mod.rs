@@ -1,0 +1,123 @@
+//! Causal attention of queries over a paged cache of keys and values, in one pass with a running softmax (Milakov and
+//! Gimelshein 2018), so that no score matrix is ever held.
+//!
+//! Query heads are grouped over key-value heads (Ainslie et al. 2023): head `h` reads key-value head `h / (heads /
+//! kv_heads)`. Keys are walked block by block from position 0 whatever the batch, so that a row's result does not depend
+//! on which other rows are computed with it.
+
+mod cache;
+mod lanes;
+mod scalar;
+mod tasks;
+
+#[cfg(test)]
+mod cases;
+
+pub use cache::{BLOCK_TOKENS, KvFormat, KvLayer, KvShape};
+pub(crate) use cache::{Bytes, KvElement};
+pub use tasks::{AttentionTasks, Sequence};
+
+use device::cpu::{Cpu, DisjointSlice, Rung};
+
+use crate::lanes::launch;
+use tasks::Task;
+
+/// Widest head supported.
+pub const HEAD_DIM_MAX: usize = 256;
+
+/// Arguments of [`attention`].
+pub struct Attention<'a> {
+    /// `[rows][query_stride]`, heads one after another from the start of a row.
+    pub queries: &'a [f32],
+    /// Values from one query row to the next.
+    pub query_stride: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// What to do: the same for all layers of a step.
+    pub tasks: &'a AttentionTasks,
+    /// The layer's keys and values, this step's included.
+    pub cache: &'a KvLayer,
+    /// Factor on the scores, usually `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// See only this many positions, the row's own included.
+    pub window: Option<usize>,
+    /// `[rows][heads × head_dim]`
+    pub output: &'a mut [f32],
+}
+
+pub(crate) struct Part<'a> {
+    queries: &'a [f32],
+    query_stride: usize,
+    heads: usize,
+    tasks: &'a [Task],
+    all: &'a AttentionTasks,
+    cache: &'a KvLayer,
+    scale: f32,
+    window: usize,
+    output: &'a DisjointSlice<'a, f32>,
+}
+
+/// One query head of one row.
+#[derive(Clone, Copy)]
+struct Query {
+    row: usize,
+    head: usize,
+    /// First position it sees.
+    start: usize,
+    /// One past the last position it sees: its own position and one.
+    end: usize,
+}
+
+impl Part<'_> {
+    /// The queries of a task: all heads that share its key-value head, for each of its rows.
+    fn queries_of(&self, task: &Task) -> impl Iterator<Item = Query> {
+        let group = self.heads / self.cache.shape().kv_heads;
+        let (first_head, window) = (task.kv_head * group, self.window);
+        let (first_row, first_position) = (task.first_row, task.first_position);
+        (0..task.rows).flat_map(move |index| {
+            let end = first_position + index + 1;
+            let start = end.saturating_sub(window);
+            (first_head..first_head + group).map(move |head| Query {
+                row: first_row + index,
+                head,
+                start,
+                end,
+            })
+        })
+    }
+}
+
+/// Computes attention for all rows of a step.
+///
+/// # Panics
+/// If a buffer is too small or the shapes do not fit.
+pub fn attention(cpu: &Cpu, args: Attention<'_>) {
+    let Attention { queries, query_stride, heads, tasks, cache, scale, window, output } = args;
+    let KvShape { kv_heads, head_dim, blocks, .. } = cache.shape();
+    assert!(heads.is_multiple_of(kv_heads), "attention: heads do not divide into groups");
+    assert!(head_dim <= HEAD_DIM_MAX, "attention: head too wide");
+    assert!(queries.len() >= tasks.rows() * query_stride, "attention: queries too short");
+    assert!(query_stride >= heads * head_dim, "attention: query rows too short");
+    assert!(output.len() >= tasks.rows() * heads * head_dim, "attention: output too short");
+    assert!(tasks.blocks_end() <= blocks, "attention: block outside of the cache");
+    assert!(tasks.kv_heads() == kv_heads, "attention: tasks made for another shape");
+    let output = DisjointSlice::new(output);
+    let window = window.unwrap_or(usize::MAX);
+    cpu.pool.run(&|worker| {
+        let part = Part {
+            queries,
+            query_stride,
+            heads,
+            tasks: tasks.of_worker(worker),
+            all: tasks,
+            cache,
+            scale,
+            window,
+            output: &output,
+        };
+        match cpu.isa.rung() {
+            Rung::Scalar => scalar::run(part),
+            _ => launch(cpu.isa, part),
+        }
+    });
+}

@@ -1,0 +1,67 @@
+//! The meaning: all scores of a query, their softmax, and the weighted sum of the values, in double precision.
+
+use super::{
+    BLOCK_TOKENS, KvElement, KvShape, Part,
+    cache::{Bytes, KvLayer},
+};
+
+pub(super) fn run(part: Part<'_>) {
+    let KvShape { head_dim, .. } = part.cache.shape();
+    for task in part.tasks {
+        let table = part.all.block_table(task);
+        for query in part.queries_of(task) {
+            let start = query.row * part.query_stride + query.head * head_dim;
+            let values = &part.queries[start..start + head_dim];
+            let scores: Vec<f64> = (query.start..query.end)
+                .map(|position| {
+                    let dot: f64 = (0..head_dim)
+                        .map(|dim| {
+                            let key = key(part.cache, table, task.kv_head, position, dim);
+                            f64::from(values[dim]) * f64::from(key)
+                        })
+                        .sum();
+                    dot * f64::from(part.scale)
+                })
+                .collect();
+            let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            let start = (query.row * part.heads + query.head) * head_dim;
+            // SAFETY: each query head of each row belongs to one task, and each task to one worker.
+            let output = unsafe { part.output.part(start..start + head_dim) };
+            for (dim, output) in output.iter_mut().enumerate() {
+                let sum: f64 = (query.start..query.end)
+                    .zip(&weights)
+                    .map(|(position, weight)| {
+                        let value = value(part.cache, table, task.kv_head, position, dim);
+                        weight * f64::from(value)
+                    })
+                    .sum();
+                *output = (sum / total) as f32;
+            }
+        }
+    }
+}
+
+fn element(bytes: &Bytes, index: usize) -> f32 {
+    match bytes {
+        Bytes::F32(values) => values[index].to_f32(),
+        Bytes::Bf16(values) => values[index].to_f32(),
+    }
+}
+
+fn page(cache: &KvLayer, table: &[u32], kv_head: usize, position: usize) -> usize {
+    let KvShape { kv_heads, head_dim, .. } = cache.shape();
+    let block = table[position / BLOCK_TOKENS] as usize;
+    (block * kv_heads + kv_head) * head_dim * BLOCK_TOKENS
+}
+
+fn key(cache: &KvLayer, table: &[u32], kv_head: usize, position: usize, dim: usize) -> f32 {
+    let page = page(cache, table, kv_head, position);
+    element(&cache.keys, page + dim * BLOCK_TOKENS + position % BLOCK_TOKENS)
+}
+
+fn value(cache: &KvLayer, table: &[u32], kv_head: usize, position: usize, dim: usize) -> f32 {
+    let page = page(cache, table, kv_head, position);
+    element(&cache.values, page + position % BLOCK_TOKENS * cache.shape().head_dim + dim)
+}

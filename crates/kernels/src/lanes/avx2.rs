@@ -1,0 +1,173 @@
+//! Sixteen lanes in two 256-bit registers.
+
+use std::arch::x86_64::*;
+
+use super::{LANES, LaneKernel, Lanes};
+
+/// # Safety
+/// The CPU must have the features of `Rung::Avx2`.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn launch(kernel: impl LaneKernel) {
+    kernel.run::<Avx2>();
+}
+
+/// Only made and used inside `launch`, whose condition makes each intrinsic below sound.
+#[derive(Clone, Copy)]
+struct Avx2(__m256, __m256);
+
+/// Wraps an intrinsic call. SAFETY: `Avx2` values exist only under `launch`, which requires the features.
+macro_rules! intrinsic {
+    ($call:expr) => {
+        // SAFETY: see the macro's description; pointers come from references to arrays of the full width.
+        unsafe { $call }
+    };
+}
+
+impl Avx2 {
+    #[inline(always)]
+    fn zip(self, other: Self, function: impl Fn(__m256, __m256) -> __m256) -> Self {
+        Self(function(self.0, other.0), function(self.1, other.1))
+    }
+
+    #[inline(always)]
+    fn map(self, function: impl Fn(__m256) -> __m256) -> Self {
+        Self(function(self.0), function(self.1))
+    }
+}
+
+impl Lanes for Avx2 {
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        let half = intrinsic!(_mm256_set1_ps(value));
+        Self(half, half)
+    }
+
+    #[inline(always)]
+    fn load(values: &[f32; LANES]) -> Self {
+        intrinsic!(Self(_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values.as_ptr().add(8))))
+    }
+
+    #[inline(always)]
+    fn load_bf16(values: &[u16; LANES]) -> Self {
+        let half = |offset: usize| {
+            intrinsic!({
+                let bits = _mm_loadu_si128(values.as_ptr().add(offset).cast());
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits)))
+            })
+        };
+        Self(half(0), half(8))
+    }
+
+    #[inline(always)]
+    fn load_f16(values: &[u16; LANES]) -> Self {
+        let half = |offset: usize| {
+            intrinsic!(_mm256_cvtph_ps(_mm_loadu_si128(values.as_ptr().add(offset).cast())))
+        };
+        Self(half(0), half(8))
+    }
+
+    #[inline(always)]
+    fn store(self, values: &mut [f32; LANES]) {
+        intrinsic!({
+            _mm256_storeu_ps(values.as_mut_ptr(), self.0);
+            _mm256_storeu_ps(values.as_mut_ptr().add(8), self.1);
+        });
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        self.zip(other, |a, b| intrinsic!(_mm256_add_ps(a, b)))
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        self.zip(other, |a, b| intrinsic!(_mm256_sub_ps(a, b)))
+    }
+
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        self.zip(other, |a, b| intrinsic!(_mm256_mul_ps(a, b)))
+    }
+
+    #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        self.zip(other, |a, b| intrinsic!(_mm256_div_ps(a, b)))
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        self.zip(other, |a, b| intrinsic!(_mm256_max_ps(a, b)))
+    }
+
+    #[inline(always)]
+    fn abs(self) -> Self {
+        self.map(|a| intrinsic!(_mm256_andnot_ps(_mm256_set1_ps(-0.0), a)))
+    }
+
+    #[inline(always)]
+    fn fma(self, factor: Self, addend: Self) -> Self {
+        intrinsic!(Self(
+            _mm256_fmadd_ps(self.0, factor.0, addend.0),
+            _mm256_fmadd_ps(self.1, factor.1, addend.1)
+        ))
+    }
+
+    #[inline(always)]
+    fn round(self) -> Self {
+        self.map(|a| {
+            intrinsic!(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a))
+        })
+    }
+
+    #[inline(always)]
+    fn exp2_integer(self) -> Self {
+        self.map(|a| {
+            intrinsic!({
+                let biased = _mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(127));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+            })
+        })
+    }
+
+    #[inline(always)]
+    fn keep_where_at_least(self, left: Self, right: Self) -> Self {
+        let mask = left.zip(right, |a, b| intrinsic!(_mm256_cmp_ps::<_CMP_GE_OQ>(a, b)));
+        self.zip(mask, |a, b| intrinsic!(_mm256_and_ps(a, b)))
+    }
+
+    #[inline(always)]
+    fn to_i8(self) -> [i8; LANES] {
+        let mut out = [0; LANES];
+        intrinsic!({
+            // Packing works on 128-bit halves; the permutation puts the quarters back in order.
+            let words = _mm256_packs_epi32(_mm256_cvtps_epi32(self.0), _mm256_cvtps_epi32(self.1));
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let bytes = _mm_packs_epi16(
+                _mm256_castsi256_si128(words),
+                _mm256_extracti128_si256::<1>(words),
+            );
+            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
+        });
+        out
+    }
+
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        intrinsic!({
+            let eight = _mm256_add_ps(self.0, self.1);
+            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        })
+    }
+
+    #[inline(always)]
+    fn largest(self) -> f32 {
+        intrinsic!({
+            let eight = _mm256_max_ps(self.0, self.1);
+            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        })
+    }
+}

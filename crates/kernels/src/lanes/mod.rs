@@ -1,0 +1,188 @@
+//! Sixteen float lanes: the vocabulary in which the float kernels are written once and compiled for every rung.
+//!
+//! A family's `lanes.rs` holds one body, generic over [`Lanes`]; [`launch`] compiles it for the rung in use. All rungs
+//! work on sixteen lanes in the same order, so that a kernel's result does not depend on how many rows it is given.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+use device::cpu::{Isa, Rung};
+
+/// How many lanes there are.
+pub(crate) const LANES: usize = 16;
+
+/// Sixteen floats. Every method must be inlined into a function compiled for the rung.
+pub(crate) trait Lanes: Copy {
+    fn splat(value: f32) -> Self;
+    fn load(values: &[f32; LANES]) -> Self;
+    /// Reads bfloat16 values.
+    fn load_bf16(values: &[u16; LANES]) -> Self;
+    /// Reads IEEE half-precision values.
+    fn load_f16(values: &[u16; LANES]) -> Self;
+    fn store(self, values: &mut [f32; LANES]);
+    fn add(self, other: Self) -> Self;
+    fn sub(self, other: Self) -> Self;
+    fn mul(self, other: Self) -> Self;
+    fn div(self, other: Self) -> Self;
+    fn max(self, other: Self) -> Self;
+    fn abs(self) -> Self;
+    /// `self * factor + addend`, rounded once.
+    fn fma(self, factor: Self, addend: Self) -> Self;
+    /// The nearest integer, ties to even.
+    fn round(self) -> Self;
+    /// `2^self` for lanes that hold integers in `-126..=127`.
+    fn exp2_integer(self) -> Self;
+    /// `self` where `left >= right`, else 0.
+    fn keep_where_at_least(self, left: Self, right: Self) -> Self;
+    /// The lanes as integers; they must lie in `-128..=127`.
+    fn to_i8(self) -> [i8; LANES];
+    /// Sum of all lanes: halves are added until one lane is left.
+    fn sum(self) -> f32;
+    /// Largest of all lanes.
+    fn largest(self) -> f32;
+
+    /// e to the power of each lane, within 2 units in the last place; 0 below about -87, and exactly 1 at 0.
+    #[inline(always)]
+    fn exp(self) -> Self {
+        const LOWEST: f32 = -87.0;
+        const HIGHEST: f32 = 88.0;
+        let lowest = Self::splat(LOWEST);
+        let bounded = self.max(lowest);
+        // min(a, b) = -max(-a, -b)
+        let zero = Self::splat(0.0);
+        let bounded = zero.sub(zero.sub(bounded).max(Self::splat(-HIGHEST)));
+        // x = n ln 2 + r with |r| <= ln 2 / 2; ln 2 in two parts keeps r exact (Cody and Waite).
+        let n = bounded.mul(Self::splat(std::f32::consts::LOG2_E)).round();
+        let r = n.fma(Self::splat(-0.693_359_4), bounded);
+        let r = n.fma(Self::splat(2.121_944_4e-4), r);
+        // The Taylor series to the seventh power leaves less than 1e-8 on this range.
+        let mut p = Self::splat(1.0 / 5040.0);
+        for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+            p = p.fma(r, Self::splat(coefficient));
+        }
+        p.mul(n.exp2_integer()).keep_where_at_least(self, lowest)
+    }
+
+    /// Reads up to sixteen values; lanes beyond are 0.
+    #[inline(always)]
+    fn load_some(values: &[f32]) -> Self {
+        match values.first_chunk() {
+            Some(full) => Self::load(full),
+            None => {
+                let mut padded = [0.0; LANES];
+                padded[..values.len()].copy_from_slice(values);
+                Self::load(&padded)
+            }
+        }
+    }
+
+    /// Writes as many lanes as `values` has room for.
+    #[inline(always)]
+    fn store_some(self, values: &mut [f32]) {
+        match values.first_chunk_mut() {
+            Some(full) => self.store(full),
+            None => {
+                let mut padded = [0.0; LANES];
+                self.store(&mut padded);
+                let len = values.len();
+                values.copy_from_slice(&padded[..len]);
+            }
+        }
+    }
+}
+
+/// A kernel body written in lanes. `run` must be `#[inline(always)]`.
+pub(crate) trait LaneKernel {
+    fn run<L: Lanes>(self);
+}
+
+/// Runs a body compiled for the rung in use. [`Rung::Scalar`] is not handled here: families have a `scalar.rs`.
+pub(crate) fn launch(isa: Isa, kernel: impl LaneKernel) {
+    match isa.rung() {
+        Rung::Scalar => unreachable!("families dispatch the scalar rung to their scalar module"),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` with this rung proves that the CPU has its features.
+        Rung::Avx2 => unsafe { avx2::launch(kernel) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Rung::Avx512 => unsafe { avx512::launch(kernel) },
+        #[cfg(not(target_arch = "x86_64"))]
+        Rung::Avx2 | Rung::Avx512 => unreachable!("only detected on x86-64"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct CheckAgainstScalar<'a> {
+        failures: &'a mut Vec<String>,
+    }
+
+    impl LaneKernel for CheckAgainstScalar<'_> {
+        #[inline(always)]
+        fn run<L: Lanes>(self) {
+            let mut check = |name: &str, input: f32, got: f32, want: f32, relative: f32| {
+                if (got - want).abs() > relative * want.abs() {
+                    self.failures.push(format!("{name}({input}) = {got}, expected {want}"));
+                }
+            };
+            let mut out = [0.0_f32; LANES];
+            for step in 0..4000 {
+                let input = (step as f32 - 2000.0) / 22.0;
+                L::splat(input).exp().store(&mut out);
+                let want = if input < -87.0 { 0.0 } else { input.min(88.0).exp() };
+                check("exp", input, out[7], want, 3e-7);
+                L::splat(input).round().store(&mut out);
+                check("round", input, out[3], input.round_ties_even(), 0.0);
+                let bits = half::bf16::from_f32(input);
+                L::load_bf16(&[bits.to_bits(); LANES]).store(&mut out);
+                check("bf16", input, out[15], bits.to_f32(), 0.0);
+                let bits = half::f16::from_f32(input);
+                L::load_f16(&[bits.to_bits(); LANES]).store(&mut out);
+                check("f16", input, out[15], bits.to_f32(), 0.0);
+            }
+            L::splat(f32::NEG_INFINITY).exp().store(&mut out);
+            check("exp", f32::NEG_INFINITY, out[0], 0.0, 0.0);
+            L::splat(0.0).exp().store(&mut out);
+            check("exp", 0.0, out[0], 1.0, 0.0);
+            let ramp: [f32; LANES] = std::array::from_fn(|lane| lane as f32 - 7.0);
+            check("sum", 0.0, L::load(&ramp).sum(), 8.0, 0.0);
+            check("largest", 0.0, L::load(&ramp).largest(), 8.0, 0.0);
+            for (lane, value) in L::load(&ramp).to_i8().into_iter().enumerate() {
+                check("to_i8", ramp[lane], f32::from(value), ramp[lane], 0.0);
+            }
+            L::load(&ramp).keep_where_at_least(L::load(&ramp), L::splat(2.0)).store(&mut out);
+            for lane in 0..LANES {
+                check(
+                    "keep",
+                    ramp[lane],
+                    out[lane],
+                    if ramp[lane] >= 2.0 { ramp[lane] } else { 0.0 },
+                    0.0,
+                );
+            }
+            L::load(&ramp).abs().store(&mut out);
+            check("abs", ramp[0], out[0], 7.0, 0.0);
+            L::load_some(&ramp[..5]).store(&mut out);
+            check("load_some", 0.0, out[5], 0.0, 0.0);
+            check("load_some", 0.0, out[4], ramp[4], 0.0);
+        }
+    }
+
+    #[test]
+    fn every_rung_computes_what_plain_floats_do() {
+        for rung in [Rung::Avx2, Rung::Avx512] {
+            let isa = Isa::detect().capped(rung);
+            if isa.rung() != rung {
+                eprintln!("skipped: this CPU has no {rung}");
+                continue;
+            }
+            let mut failures = Vec::new();
+            launch(isa, CheckAgainstScalar { failures: &mut failures });
+            assert!(failures.is_empty(), "{rung}: {}", failures.join("\n"));
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Rungs against the formula, over widths around the lane count.
+
+use super::*;
+use crate::testing::{Values, assert_close, cpus};
+
+#[test]
+fn rungs_agree_with_the_formula() {
+    for width in [1, 15, 16, 17, 64, 100] {
+        for rows in [1, 2, 5] {
+            let gate_up: Vec<f32> =
+                Values::new(5).floats(rows * 2 * width).iter().map(|value| value * 12.0).collect();
+            let want: Vec<f32> = (0..rows * width)
+                .map(|index| {
+                    let row = &gate_up[index / width * 2 * width..][..2 * width];
+                    let gate = f64::from(row[index % width]);
+                    (gate / (1.0 + (-gate).exp()) * f64::from(row[width + index % width])) as f32
+                })
+                .collect();
+            for cpu in cpus() {
+                let mut output = vec![9.0; (rows + 1) * width];
+                let args = SiluMul {
+                    gate_up: &gate_up,
+                    rows,
+                    width,
+                    output: &mut output,
+                    quantized: None,
+                };
+                silu_mul(&cpu, args);
+                let (got, guard) = output.split_at(rows * width);
+                assert_close(got, &want, 1e-6, "silu_mul");
+                assert!(guard.iter().all(|&guard| guard == 9.0));
+            }
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The meaning: one value at a time.
+
+use super::Part;
+use crate::quantize::quantize_row_scalar;
+
+pub(super) fn run(part: Part<'_>) {
+    let width = part.width;
+    for row in part.rows {
+        let (gate, up) = part.gate_up[row * 2 * width..][..2 * width].split_at(width);
+        // SAFETY: workers have different rows.
+        let output = unsafe { part.output.part(row * width..(row + 1) * width) };
+        for ((output, &gate), &up) in output.iter_mut().zip(gate).zip(up) {
+            *output = gate / (1.0 + (-gate).exp()) * up;
+        }
+        if let Some(quantized) = part.quantized {
+            // SAFETY: workers have different rows.
+            quantize_row_scalar(output, unsafe { quantized.row(row) });
+        }
+    }
+}

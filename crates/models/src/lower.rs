@@ -1,0 +1,290 @@
+//! From a spec and its weights to a program for a CPU.
+//!
+//! Choices made for CPUs here: products that read the same input are one call; norms and gates quantize their output on
+//! the way if a product wants that; the residual is added inside the product before it.
+
+use device::cpu::Cpu;
+use kernels::linear::Layout;
+use weights::{Tensor, Weights};
+
+use crate::{
+    Activation, DecoderSpec, Error, FloatBuffer, FloatBufferId, Matrix, MatrixId, Model, Op,
+    Program, QuantizedBuffer, QuantizedBufferId, RopeFrequencies, RowKind, SegmentPlan, VectorId,
+    arch::describe, names::Part,
+};
+
+/// In what the model computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compute {
+    /// In the formats of the checkpoint, quantized weights with 8-bit inputs: fast.
+    #[default]
+    Native,
+    /// In 32-bit floats throughout, weights dequantised: the reference, slower and larger.
+    F32,
+}
+
+/// How to load a model.
+pub struct LoadOptions<'a> {
+    /// In what it computes.
+    pub compute: Compute,
+    /// Told after each tensor: bytes of the checkpoint packed so far, and in all.
+    pub progress: &'a mut dyn FnMut(u64, u64),
+}
+
+/// Reads, checks and packs a checkpoint.
+pub fn load(weights: &Weights, cpu: &Cpu, options: LoadOptions<'_>) -> Result<Model, Error> {
+    let spec = describe(weights)?;
+    let gguf = matches!(weights.source(), weights::Source::Gguf(_));
+    let bytes_total = weights.tensors().map(|tensor| tensor.bytes as u64).sum();
+    let mut lowering = Lowering {
+        weights,
+        cpu,
+        gguf,
+        options,
+        bytes_done: 0,
+        bytes_total,
+        program: Program {
+            body: Vec::new(),
+            head: Vec::new(),
+            float_buffers: Vec::new(),
+            quantized_buffers: Vec::new(),
+            logits: FloatBufferId(0),
+            matrices: Vec::new(),
+            vectors: Vec::new(),
+            rope: RopeFrequencies::new(&spec.rope),
+            rope_pairs: spec.rope.pairs,
+        },
+    };
+    lowering.decoder(&spec)?;
+    Ok(Model { program: lowering.program, spec })
+}
+
+struct Lowering<'a, 'p> {
+    weights: &'a Weights,
+    cpu: &'a Cpu,
+    gguf: bool,
+    options: LoadOptions<'p>,
+    bytes_done: u64,
+    bytes_total: u64,
+    program: Program,
+}
+
+/// Buffers shared by all layers.
+struct Buffers {
+    residual: FloatBufferId,
+    normed: FloatBufferId,
+    qkv: FloatBufferId,
+    attended: FloatBufferId,
+    gate_up: FloatBufferId,
+    gated: FloatBufferId,
+    selected: FloatBufferId,
+    selected_normed: FloatBufferId,
+}
+
+impl Lowering<'_, '_> {
+    fn decoder(&mut self, spec: &DecoderSpec) -> Result<(), Error> {
+        let (position, output) = (RowKind::Position, RowKind::Output);
+        let buffers = Buffers {
+            residual: self.floats("residual", spec.width, position),
+            normed: self.floats("normed", spec.width, position),
+            qkv: self.floats("qkv", spec.qkv_width(), position),
+            attended: self.floats("attended", spec.heads * spec.head_dim, position),
+            gate_up: self.floats("gate_up", 2 * spec.feed_forward, position),
+            gated: self.floats("gated", spec.feed_forward, position),
+            selected: self.floats("selected", spec.width, output),
+            selected_normed: self.floats("selected_normed", spec.width, output),
+        };
+        let table = self.matrix(Part::Embedding, 0, [spec.vocab_size, spec.width])?;
+        self.program.body.push(Op::Embed { table, output: buffers.residual });
+        for layer in 0..spec.layers {
+            self.attention(spec, &buffers, layer)?;
+            self.feed_forward(spec, &buffers, layer)?;
+        }
+        let logits_name = Part::Logits.name(self.gguf, 0, "weight");
+        let tied = self.weights.tensor(&logits_name).is_none() && spec.tied_embeddings;
+        let projection =
+            if tied { table } else { self.matrix(Part::Logits, 0, [spec.vocab_size, spec.width])? };
+        let logits = self.floats("logits", spec.vocab_size, output);
+        self.program.logits = logits;
+        let weight = self.vector(Part::LastNorm, 0, "weight", spec.width)?;
+        let normed = self.activation(buffers.selected_normed, &[projection]);
+        let segment = SegmentPlan { matrix: projection, bias: None, column: 0 };
+        self.program.head = vec![
+            Op::Select { input: buffers.residual, output: buffers.selected },
+            Op::RmsNorm { input: buffers.selected, weight, output: normed },
+            Op::Linear {
+                input: normed,
+                segments: vec![segment],
+                output: logits,
+                accumulate: false,
+            },
+        ];
+        Ok(())
+    }
+
+    fn attention(
+        &mut self,
+        spec: &DecoderSpec,
+        buffers: &Buffers,
+        layer: usize,
+    ) -> Result<(), Error> {
+        let weight = self.vector(Part::AttentionNorm, layer, "weight", spec.width)?;
+        let (q_width, kv_width) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+        let mut segments = Vec::new();
+        let mut column = 0;
+        for (part, rows) in [(Part::Query, q_width), (Part::Key, kv_width), (Part::Value, kv_width)]
+        {
+            let matrix = self.matrix(part, layer, [rows, spec.width])?;
+            let bias = match spec.qkv_bias {
+                true => Some(self.vector(part, layer, "bias", rows)?),
+                false => None,
+            };
+            segments.push(SegmentPlan { matrix, bias, column });
+            column += rows;
+        }
+        let matrices: Vec<MatrixId> = segments.iter().map(|segment| segment.matrix).collect();
+        let normed = self.activation(buffers.normed, &matrices);
+        let qkv = buffers.qkv;
+        self.program.body.push(Op::RmsNorm { input: buffers.residual, weight, output: normed });
+        self.program.body.push(Op::Linear {
+            input: normed,
+            segments,
+            output: qkv,
+            accumulate: false,
+        });
+        if spec.qk_norm {
+            let norms = [(Part::QueryNorm, 0, spec.heads), (Part::KeyNorm, q_width, spec.kv_heads)];
+            for (part, offset, heads) in norms {
+                let weight = self.vector(part, layer, "weight", spec.head_dim)?;
+                self.program.body.push(Op::HeadNorm { qkv, offset, heads, weight });
+            }
+        }
+        self.program.body.push(Op::RopeStore { qkv, layer });
+        let matrix = self.matrix(Part::AttentionOutput, layer, [spec.width, q_width])?;
+        let bias = match spec.output_bias {
+            true => Some(self.vector(Part::AttentionOutput, layer, "bias", spec.width)?),
+            false => None,
+        };
+        let attended = self.activation(buffers.attended, &[matrix]);
+        let window = spec.windows[layer];
+        self.program.body.push(Op::Attention { qkv, layer, window, output: attended });
+        self.program.body.push(Op::Linear {
+            input: attended,
+            segments: vec![SegmentPlan { matrix, bias, column: 0 }],
+            output: buffers.residual,
+            accumulate: true,
+        });
+        Ok(())
+    }
+
+    fn feed_forward(
+        &mut self,
+        spec: &DecoderSpec,
+        buffers: &Buffers,
+        layer: usize,
+    ) -> Result<(), Error> {
+        let weight = self.vector(Part::FeedForwardNorm, layer, "weight", spec.width)?;
+        let gate = self.matrix(Part::Gate, layer, [spec.feed_forward, spec.width])?;
+        let up = self.matrix(Part::Up, layer, [spec.feed_forward, spec.width])?;
+        let down = self.matrix(Part::Down, layer, [spec.width, spec.feed_forward])?;
+        let normed = self.activation(buffers.normed, &[gate, up]);
+        let gated = self.activation(buffers.gated, &[down]);
+        let segment = |matrix, column| SegmentPlan { matrix, bias: None, column };
+        self.program.body.extend([
+            Op::RmsNorm { input: buffers.residual, weight, output: normed },
+            Op::Linear {
+                input: normed,
+                segments: vec![segment(gate, 0), segment(up, spec.feed_forward)],
+                output: buffers.gate_up,
+                accumulate: false,
+            },
+            Op::SiluMul { gate_up: buffers.gate_up, output: gated },
+            Op::Linear {
+                input: gated,
+                segments: vec![segment(down, 0)],
+                output: buffers.residual,
+                accumulate: true,
+            },
+        ]);
+        Ok(())
+    }
+
+    fn floats(&mut self, name: &'static str, width: usize, rows: RowKind) -> FloatBufferId {
+        self.program.float_buffers.push(FloatBuffer { name, width, rows });
+        FloatBufferId(self.program.float_buffers.len() - 1)
+    }
+
+    /// A buffer as input of products with `matrices`; its quantized twin is shared by all products that read it.
+    fn activation(&mut self, floats: FloatBufferId, matrices: &[MatrixId]) -> Activation {
+        let quantized = matrices.iter().any(|matrix| {
+            matches!(self.program.matrices[matrix.0].weights.layout(), Layout::Quantized(_))
+        });
+        let FloatBuffer { width, rows, .. } = self.program.float_buffers[floats.0];
+        let quantized = quantized.then(|| {
+            let buffers = &mut self.program.quantized_buffers;
+            let found = buffers.iter().position(|other| other.width == width && other.rows == rows);
+            QuantizedBufferId(found.unwrap_or_else(|| {
+                buffers.push(QuantizedBuffer { width, rows });
+                buffers.len() - 1
+            }))
+        });
+        Activation { floats, quantized }
+    }
+
+    fn matrix(&mut self, part: Part, layer: usize, shape: [usize; 2]) -> Result<MatrixId, Error> {
+        let name = part.name(self.gguf, layer, "weight");
+        let tensor = self.tensor(&name, &shape)?;
+        let (data_type, bytes) = (tensor.info.data_type, tensor.info.bytes as u64);
+        let pool = &self.cpu.pool;
+        let pack = match self.options.compute {
+            Compute::Native => quant::pack,
+            Compute::F32 => quant::pack_as_f32,
+        };
+        let weights = pack(pool, data_type, shape, tensor.data)
+            .map_err(|source| Error::Pack { name: name.clone(), source })?;
+        self.done(&name, bytes);
+        self.program.matrices.push(Matrix { name, weights });
+        Ok(MatrixId(self.program.matrices.len() - 1))
+    }
+
+    fn vector(
+        &mut self,
+        part: Part,
+        layer: usize,
+        kind: &str,
+        len: usize,
+    ) -> Result<VectorId, Error> {
+        let name = part.name(self.gguf, layer, kind);
+        let tensor = self.tensor(&name, &[len])?;
+        let (data_type, bytes) = (tensor.info.data_type, tensor.info.bytes as u64);
+        if data_type.is_quantized() {
+            return Err(Error::TensorType { name, data_type });
+        }
+        let mut values = vec![0.0; len];
+        quant::dequantise(data_type, tensor.data, &mut values);
+        self.done(&name, bytes);
+        self.program.vectors.push(values);
+        Ok(VectorId(self.program.vectors.len() - 1))
+    }
+
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>, Error> {
+        let tensor = self
+            .weights
+            .tensor(name)
+            .ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
+        if tensor.info.shape != shape {
+            return Err(Error::Shape {
+                name: name.to_owned(),
+                found: tensor.info.shape.clone(),
+                expected: shape.to_vec(),
+            });
+        }
+        Ok(tensor)
+    }
+
+    fn done(&mut self, name: &str, bytes: u64) {
+        self.weights.release(name);
+        self.bytes_done += bytes;
+        (self.options.progress)(self.bytes_done, self.bytes_total);
+    }
+}

@@ -1,0 +1,103 @@
+//! A plan packed into rows: one row a position, the rows of a request side by side.
+
+use kernels::attention::{AttentionTasks, BLOCK_TOKENS, Sequence};
+use types::{StepPlan, TokenId, WorkItem};
+
+use super::Slots;
+
+/// The rows of a step.
+pub(super) struct Batch {
+    pub(super) tokens: Vec<TokenId>,
+    pub(super) positions: Vec<u32>,
+    /// Where each row's key and value go: `block × 16 + offset`.
+    pub(super) places: Vec<u32>,
+    pub(super) attention: AttentionTasks,
+    pub(super) outputs: Vec<Output>,
+}
+
+/// A row whose logits are wanted.
+pub(super) struct Output {
+    pub(super) row: usize,
+    /// Index of its item in the plan.
+    pub(super) item: usize,
+    pub(super) purpose: Purpose,
+}
+
+/// What for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Draw the next token.
+    Sample,
+    /// Tell the log-probability of the prompt's next token.
+    Prompt(TokenId),
+}
+
+/// Heads of the model and threads of the pool: what attention tasks depend on besides the plan.
+#[derive(Clone, Copy)]
+pub(super) struct TaskShape {
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) threads: usize,
+}
+
+impl Batch {
+    /// Packs a plan whose slots are admitted.
+    ///
+    /// # Panics
+    /// If the plan names a slot that was not admitted or positions whose tokens are not known.
+    pub(super) fn new(plan: &StepPlan, slots: &Slots, shape: TaskShape) -> Self {
+        let rows = plan.token_count();
+        let mut tokens = Vec::with_capacity(rows);
+        let mut positions = Vec::with_capacity(rows);
+        let mut places = Vec::with_capacity(rows);
+        let (mut sequences, mut block_tables) = (Vec::new(), Vec::new());
+        let mut outputs = Vec::new();
+        for (index, item) in plan.items.iter().enumerate() {
+            let slot = slots.get(item.slot);
+            let range = item.positions.start as usize..item.positions.end as usize;
+            let first_row = tokens.len();
+            tokens.extend_from_slice(&slot.tokens[range.clone()]);
+            positions.extend(item.positions.clone());
+            let table = table(item);
+            places.extend(range.clone().map(|position| {
+                table[position / BLOCK_TOKENS].0 * BLOCK_TOKENS as u32
+                    + (position % BLOCK_TOKENS) as u32
+            }));
+            let first_block = block_tables.len();
+            block_tables.extend(table.iter().map(|block| block.0));
+            sequences.push(Sequence {
+                rows: first_row..tokens.len(),
+                first_position: range.start,
+                blocks: first_block..block_tables.len(),
+            });
+            if slot.sampling.prompt_logprobs.is_some() {
+                let last = range.end.min(slot.prompt_len - 1);
+                outputs.extend((range.start..last).map(|position| Output {
+                    row: first_row + position - range.start,
+                    item: index,
+                    purpose: Purpose::Prompt(slot.tokens[position + 1]),
+                }));
+            }
+            if item.sample {
+                let row = tokens.len() - 1;
+                outputs.push(Output { row, item: index, purpose: Purpose::Sample });
+            }
+        }
+        let TaskShape { heads, kv_heads, threads } = shape;
+        let attention = AttentionTasks::new(&sequences, block_tables, heads, kv_heads, threads);
+        Self { tokens, positions, places, attention, outputs }
+    }
+
+    /// Rows in the batch.
+    pub(super) fn rows(&self) -> usize {
+        self.tokens.len()
+    }
+}
+
+/// The block table of the only cache group there is.
+fn table(item: &WorkItem) -> &[types::BlockId] {
+    let [table] = &item.block_tables[..] else {
+        panic!("a plan for {} cache groups; this model has one", item.block_tables.len());
+    };
+    table
+}

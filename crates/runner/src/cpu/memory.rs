@@ -1,0 +1,98 @@
+//! The memory plan: every buffer is sized before the first request.
+
+use kernels::attention::{BLOCK_TOKENS, KvShape};
+use models::{DecoderSpec, Program, RowKind};
+
+use super::{KvBudget, RunnerOptions};
+use crate::Error;
+
+/// Rows of logits computed together at most; more outputs than this take several passes over the head.
+const OUTPUT_ROWS_MAX: usize = 64;
+
+/// Sizes of everything.
+pub(super) struct MemoryPlan {
+    pub(super) kv: KvShape,
+    pub(super) context_max: u32,
+    pub(super) position_rows: usize,
+    pub(super) output_rows: usize,
+}
+
+impl MemoryPlan {
+    pub(super) fn new(spec: &DecoderSpec, options: &RunnerOptions) -> Result<Self, Error> {
+        let positive = [
+            ("step_tokens_max", options.step_tokens_max),
+            ("slots_max", options.slots_max),
+            ("context_max", options.context_max.unwrap_or(1)),
+        ];
+        for (setting, value) in positive {
+            if value == 0 {
+                let problem = "it must be at least 1";
+                return Err(Error::Setting { setting, value: 0, problem });
+            }
+        }
+        let model_context = u32::try_from(spec.context_max).unwrap_or(u32::MAX);
+        let context_max = options.context_max.unwrap_or(model_context);
+        if context_max > model_context {
+            return Err(Error::Setting {
+                setting: "context_max",
+                value: u64::from(context_max),
+                problem: "it is more than the model was made for",
+            });
+        }
+        let block_bytes =
+            (spec.kv_values_per_token() * BLOCK_TOKENS * options.kv_format.bytes()) as u64;
+        let budget_bytes = options.kv_budget.bytes();
+        // More blocks than all slots can fill would never be used.
+        let useful =
+            u64::from(options.slots_max) * u64::from(context_max).div_ceil(BLOCK_TOKENS as u64);
+        let blocks = (budget_bytes / block_bytes).min(useful).min(u64::from(u32::MAX) / 16);
+        if blocks == 0 {
+            let block_tokens = BLOCK_TOKENS as u32;
+            return Err(Error::KvBudget { budget_bytes, block_bytes, block_tokens });
+        }
+        Ok(Self {
+            kv: KvShape {
+                blocks: blocks as usize,
+                kv_heads: spec.kv_heads,
+                head_dim: spec.head_dim,
+                format: options.kv_format,
+            },
+            context_max,
+            position_rows: options.step_tokens_max as usize,
+            output_rows: OUTPUT_ROWS_MAX.min(options.slots_max as usize),
+        })
+    }
+
+    /// Rows of a buffer.
+    pub(super) fn rows(&self, kind: RowKind) -> usize {
+        match kind {
+            RowKind::Position => self.position_rows,
+            RowKind::Output => self.output_rows,
+        }
+    }
+
+    /// Bytes of all activation buffers of a program.
+    pub(super) fn workspace_bytes(&self, program: &Program) -> u64 {
+        let floats: usize = program
+            .float_buffers
+            .iter()
+            .map(|buffer| 4 * self.rows(buffer.rows) * buffer.width)
+            .sum();
+        let angles = 4 * self.position_rows * 2 * program.rope.frequencies.len();
+        (floats + angles) as u64
+    }
+}
+
+impl KvBudget {
+    fn bytes(self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::FractionOfFree(fraction) => {
+                /// What is taken to be free where the system does not say.
+                const UNKNOWN_FREE_BYTES: u64 = 1 << 30;
+                let free = device::cpu::available_memory_bytes().unwrap_or(UNKNOWN_FREE_BYTES);
+                (free as f64 * fraction.clamp(0.0, 1.0)) as u64
+            }
+        }
+    }
+}

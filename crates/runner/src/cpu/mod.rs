@@ -1,0 +1,219 @@
+//! The executor for CPUs. A step runs on the caller's thread and the pool's: `submit` computes, `wait` hands over.
+
+mod batch;
+mod memory;
+mod walk;
+
+use std::{collections::VecDeque, sync::Arc};
+
+use device::cpu::Cpu;
+use kernels::attention::{BLOCK_TOKENS, KvFormat};
+use models::Model;
+use types::{
+    CacheGroup, Executor, ExecutorInfo, Fault, MemoryReport, SampledToken, SlotId, StepOutcome,
+    StepPlan, TokenLogprobs,
+};
+
+use self::{
+    batch::{Batch, Output, Purpose, TaskShape},
+    memory::MemoryPlan,
+    walk::{Step, Walker},
+};
+use crate::{
+    Error,
+    sampling::{check, sample, token_logprobs},
+    slot::Slot,
+};
+
+/// Limits of a runner.
+#[derive(Clone, Debug)]
+pub struct RunnerOptions {
+    /// Most positions in one step.
+    pub step_tokens_max: u32,
+    /// Most requests at once.
+    pub slots_max: u32,
+    /// Most positions in a request; the model's own limit if absent.
+    pub context_max: Option<u32>,
+    /// Memory for the KV cache.
+    pub kv_budget: KvBudget,
+    /// How keys and values are stored.
+    pub kv_format: KvFormat,
+}
+
+/// Memory for the KV cache.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum KvBudget {
+    /// This many bytes.
+    Bytes(u64),
+    /// This part of what is free when the runner is built.
+    FractionOfFree(f64),
+}
+
+/// Runs plans on a CPU.
+pub struct CpuRunner {
+    cpu: Arc<Cpu>,
+    model: Arc<Model>,
+    info: ExecutorInfo,
+    memory: MemoryReport,
+    output_rows: usize,
+    walker: Walker,
+    slots: Slots,
+    outcomes: VecDeque<StepOutcome>,
+}
+
+/// Requests by slot.
+struct Slots(Vec<Option<Slot>>);
+
+impl Slots {
+    fn get(&self, slot: SlotId) -> &Slot {
+        self.0[slot.0 as usize].as_ref().expect("the plan admitted this slot")
+    }
+
+    fn get_mut(&mut self, slot: SlotId) -> &mut Slot {
+        self.0[slot.0 as usize].as_mut().expect("the plan admitted this slot")
+    }
+}
+
+/// What came of one output.
+enum Computed {
+    Sampled(Result<SampledToken, Fault>),
+    Prompt(Result<TokenLogprobs, Fault>),
+}
+
+impl CpuRunner {
+    /// Allocates everything a model needs to run within the limits.
+    pub fn new(cpu: Arc<Cpu>, model: Arc<Model>, options: &RunnerOptions) -> Result<Self, Error> {
+        let memory = MemoryPlan::new(&model.spec, options)?;
+        let walker = Walker::new(&model.spec, &model.program, &memory);
+        let info = ExecutorInfo {
+            cache_groups: vec![CacheGroup {
+                blocks: memory.kv.blocks as u32,
+                block_tokens: BLOCK_TOKENS as u32,
+            }],
+            step_tokens_max: options.step_tokens_max,
+            slots_max: options.slots_max,
+            context_max: memory.context_max,
+            vocab_size: model.spec.vocab_size as u32,
+            steps_in_flight_max: 1,
+        };
+        let report = MemoryReport {
+            weights_bytes: model.program.weight_bytes(),
+            kv_bytes: walker.kv_bytes(),
+            workspace_bytes: memory.workspace_bytes(&model.program),
+        };
+        Ok(Self {
+            cpu,
+            model,
+            memory: report,
+            output_rows: memory.output_rows,
+            walker,
+            slots: Slots((0..options.slots_max).map(|_| None).collect()),
+            outcomes: VecDeque::new(),
+            info,
+        })
+    }
+
+    /// Computes a plan's outputs, a few rows of logits at a time.
+    fn outputs(&mut self, plan: &StepPlan, batch: &Batch) -> Vec<Computed> {
+        let cpu = &*self.cpu;
+        let (spec, program) = (&self.model.spec, &self.model.program);
+        let step = Step { cpu, spec, program, batch };
+        let mut computed = Vec::with_capacity(batch.outputs.len());
+        for outputs in batch.outputs.chunks(self.output_rows) {
+            let rows: Vec<usize> = outputs.iter().map(|output| output.row).collect();
+            self.walker.head(step, &rows);
+            let logits = &mut self.walker.floats[program.logits.0];
+            let logits = logits.chunks_mut(spec.vocab_size);
+            let mut jobs: Vec<(&Output, &mut [f32], Option<Computed>)> =
+                outputs.iter().zip(logits).map(|(output, logits)| (output, logits, None)).collect();
+            let slots = &self.slots;
+            cpu.pool.for_each(&mut jobs, |_, (output, logits, computed)| {
+                let slot_id = plan.items[output.item].slot;
+                let slot = slots.get(slot_id);
+                *computed = Some(match output.purpose {
+                    Purpose::Sample => {
+                        Computed::Sampled(sample(logits, slot).map(|(token, logprobs)| {
+                            SampledToken { slot: slot_id, token, logprobs }
+                        }))
+                    }
+                    Purpose::Prompt(token) => {
+                        let count = slot.sampling.prompt_logprobs.unwrap_or(0) as usize;
+                        Computed::Prompt(
+                            check(logits).map(|()| token_logprobs(logits, token, count)),
+                        )
+                    }
+                });
+            });
+            computed.extend(jobs.into_iter().filter_map(|(_, _, computed)| computed));
+        }
+        computed
+    }
+
+    fn outcome(&mut self, plan: &StepPlan) -> StepOutcome {
+        let mut outcome = StepOutcome {
+            id: plan.id,
+            sampled: Vec::new(),
+            prompt_logprobs: Vec::new(),
+            failed: Vec::new(),
+        };
+        if plan.items.is_empty() {
+            return outcome;
+        }
+        let shape = TaskShape {
+            heads: self.model.spec.heads,
+            kv_heads: self.model.spec.kv_heads,
+            threads: self.cpu.pool.threads(),
+        };
+        let batch = Batch::new(plan, &self.slots, shape);
+        let (spec, program) = (&self.model.spec, &self.model.program);
+        self.walker.body(Step { cpu: &self.cpu, spec, program, batch: &batch });
+        let computed = self.outputs(plan, &batch);
+        for (output, computed) in batch.outputs.iter().zip(computed) {
+            let slot = plan.items[output.item].slot;
+            let has_failed = outcome.failed.last().is_some_and(|(failed, _)| *failed == slot);
+            match computed {
+                _ if has_failed => {}
+                Computed::Sampled(Ok(sampled)) => {
+                    self.slots.get_mut(slot).push(sampled.token);
+                    outcome.sampled.push(sampled);
+                }
+                Computed::Prompt(Ok(logprobs)) => match outcome.prompt_logprobs.last_mut() {
+                    Some((last, list)) if *last == slot => list.push(logprobs),
+                    _ => outcome.prompt_logprobs.push((slot, vec![logprobs])),
+                },
+                Computed::Sampled(Err(fault)) | Computed::Prompt(Err(fault)) => {
+                    outcome.prompt_logprobs.retain(|(other, _)| *other != slot);
+                    outcome.failed.push((slot, fault));
+                }
+            }
+        }
+        outcome
+    }
+}
+
+impl Executor for CpuRunner {
+    fn info(&self) -> &ExecutorInfo {
+        &self.info
+    }
+
+    fn submit(&mut self, mut plan: StepPlan) -> Result<(), Fault> {
+        for slot in plan.release.drain(..) {
+            self.slots.0[slot.0 as usize] = None;
+        }
+        for admission in plan.admit.drain(..) {
+            let place = admission.slot.0 as usize;
+            self.slots.0[place] = Some(Slot::new(admission));
+        }
+        let outcome = self.outcome(&plan);
+        self.outcomes.push_back(outcome);
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<StepOutcome, Fault> {
+        self.outcomes.pop_front().ok_or_else(|| Fault::internal("no step is under way"))
+    }
+
+    fn memory(&self) -> MemoryReport {
+        self.memory
+    }
+}

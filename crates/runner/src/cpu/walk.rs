@@ -1,0 +1,199 @@
+//! Walks a program over the buffers of a step, one kernel call after another.
+
+use device::cpu::{AlignedBuffer, Cpu};
+use kernels::{
+    attention::{Attention, KvLayer, attention},
+    linear::{Linear, Segment, linear},
+    quantize::{Q8Rows, quantize},
+    rmsnorm::{RmsNorm, RmsNormHeads, rms_norm, rms_norm_heads},
+    rope::{RopeStore, rope_angles, rope_store},
+    silu_mul::{SiluMul, silu_mul},
+};
+use models::{Activation, DecoderSpec, FloatBufferId, Op, Program, SegmentPlan};
+
+use super::{batch::Batch, memory::MemoryPlan};
+
+/// Buffers and caches, with the program that uses them.
+pub(super) struct Walker {
+    pub(super) floats: Vec<AlignedBuffer<f32>>,
+    quantized: Vec<Q8Rows>,
+    angles: AlignedBuffer<f32>,
+    layers: Vec<KvLayer>,
+}
+
+/// What a walk reads besides the buffers.
+#[derive(Clone, Copy)]
+pub(super) struct Step<'a> {
+    pub(super) cpu: &'a Cpu,
+    pub(super) spec: &'a DecoderSpec,
+    pub(super) program: &'a Program,
+    pub(super) batch: &'a Batch,
+}
+
+impl Walker {
+    /// Allocates all buffers.
+    pub(super) fn new(spec: &DecoderSpec, program: &Program, memory: &MemoryPlan) -> Self {
+        let floats = program
+            .float_buffers
+            .iter()
+            .map(|buffer| AlignedBuffer::zeroed(memory.rows(buffer.rows) * buffer.width));
+        let quantized = program
+            .quantized_buffers
+            .iter()
+            .map(|buffer| Q8Rows::new(memory.rows(buffer.rows), buffer.width));
+        let pairs = program.rope.frequencies.len();
+        Self {
+            floats: floats.collect(),
+            quantized: quantized.collect(),
+            angles: AlignedBuffer::zeroed(memory.position_rows * 2 * pairs),
+            layers: (0..spec.layers).map(|_| KvLayer::new(memory.kv)).collect(),
+        }
+    }
+
+    /// Bytes of the caches.
+    pub(super) fn kv_bytes(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.shape().bytes() as u64).sum()
+    }
+
+    /// Computes all positions of a step.
+    pub(super) fn body(&mut self, step: Step<'_>) {
+        let rope = &step.program.rope;
+        let (frequencies, magnitude) = (&rope.frequencies, rope.magnitude);
+        rope_angles(step.cpu, &step.batch.positions, frequencies, magnitude, &mut self.angles);
+        for op in &step.program.body {
+            self.run(step, op, step.batch.rows(), &[]);
+        }
+    }
+
+    /// Computes the logits of `selected` rows.
+    pub(super) fn head(&mut self, step: Step<'_>, selected: &[usize]) {
+        for op in &step.program.head {
+            self.run(step, op, selected.len(), selected);
+        }
+    }
+
+    fn run(&mut self, step: Step<'_>, op: &Op, rows: usize, selected: &[usize]) {
+        let Step { cpu, spec, program, batch } = step;
+        let epsilon = spec.norm_epsilon;
+        match op {
+            Op::Embed { table, output } => {
+                let table = &program.matrices[table.0].weights;
+                let output = &mut self.floats[output.0][..rows * table.columns()];
+                let mut targets: Vec<&mut [f32]> = output.chunks_mut(table.columns()).collect();
+                cpu.pool.for_each(&mut targets, |row, target| {
+                    table.dequantise_row(batch.tokens[row] as usize, target);
+                });
+            }
+            Op::RmsNorm { input, weight, output } => {
+                let [input, floats] = two(&mut self.floats, *input, output.floats);
+                let quantized = quantized(&mut self.quantized, *output);
+                let weight = &program.vectors[weight.0];
+                rms_norm(cpu, RmsNorm { input, rows, weight, epsilon, output: floats, quantized });
+            }
+            Op::Linear { input, segments, output, accumulate } => {
+                self.linear(step, *input, segments, *output, (rows, *accumulate));
+            }
+            Op::HeadNorm { qkv, offset, heads, weight } => {
+                let args = RmsNormHeads {
+                    values: &mut self.floats[qkv.0],
+                    rows,
+                    stride: spec.qkv_width(),
+                    offset: *offset,
+                    heads: *heads,
+                    weight: &program.vectors[weight.0],
+                    epsilon,
+                };
+                rms_norm_heads(cpu, args);
+            }
+            Op::RopeStore { qkv, layer } => {
+                let args = RopeStore {
+                    qkv: &mut self.floats[qkv.0],
+                    heads: spec.heads,
+                    angles: &self.angles,
+                    pairs: program.rope.frequencies.len(),
+                    style: program.rope_pairs,
+                    places: &batch.places,
+                    cache: &mut self.layers[*layer],
+                };
+                rope_store(cpu, args);
+            }
+            Op::Attention { qkv, layer, window, output } => {
+                let [queries, floats] = two(&mut self.floats, *qkv, output.floats);
+                let args = Attention {
+                    queries,
+                    query_stride: spec.qkv_width(),
+                    heads: spec.heads,
+                    tasks: &batch.attention,
+                    cache: &self.layers[*layer],
+                    scale: 1.0 / (spec.head_dim as f32).sqrt(),
+                    window: *window,
+                    output: floats,
+                };
+                attention(cpu, args);
+                if let Some(quantized) = quantized(&mut self.quantized, *output) {
+                    quantize(cpu, &self.floats[output.floats.0], rows, quantized);
+                }
+            }
+            Op::SiluMul { gate_up, output } => {
+                let width = spec.feed_forward;
+                let [gate_up, floats] = two(&mut self.floats, *gate_up, output.floats);
+                let quantized = quantized(&mut self.quantized, *output);
+                silu_mul(cpu, SiluMul { gate_up, rows, width, output: floats, quantized });
+            }
+            Op::Select { input, output } => {
+                let width = program.float_buffers[input.0].width;
+                let [input, output] = two(&mut self.floats, *input, *output);
+                for (target, &row) in output.chunks_mut(width).zip(selected) {
+                    target.copy_from_slice(&input[row * width..][..width]);
+                }
+            }
+        }
+    }
+
+    fn linear(
+        &mut self,
+        step: Step<'_>,
+        input: Activation,
+        segments: &[SegmentPlan],
+        output: FloatBufferId,
+        (rows, accumulate): (usize, bool),
+    ) {
+        let Step { cpu, program, .. } = step;
+        let segments: Vec<Segment<'_>> = segments
+            .iter()
+            .map(|segment| Segment {
+                matrix: &program.matrices[segment.matrix.0].weights,
+                bias: segment.bias.map(|bias| &program.vectors[bias.0][..]),
+                column: segment.column,
+            })
+            .collect();
+        let quantized = input.quantized.map(|buffer| &self.quantized[buffer.0]);
+        let output_stride = program.float_buffers[output.0].width;
+        let [floats, target] = two(&mut self.floats, input.floats, output);
+        let segments = &segments;
+        let args = Linear {
+            input: floats,
+            quantized,
+            rows,
+            segments,
+            output: target,
+            output_stride,
+            accumulate,
+        };
+        linear(cpu, args);
+    }
+}
+
+/// Two different buffers.
+fn two(
+    buffers: &mut [AlignedBuffer<f32>],
+    a: FloatBufferId,
+    b: FloatBufferId,
+) -> [&mut AlignedBuffer<f32>; 2] {
+    buffers.get_disjoint_mut([a.0, b.0]).expect("a kernel does not write what it reads")
+}
+
+/// The quantized twin of an activation, if it has one.
+fn quantized(buffers: &mut [Q8Rows], activation: Activation) -> Option<&mut Q8Rows> {
+    activation.quantized.map(|buffer| &mut buffers[buffer.0])
+}

@@ -1,0 +1,143 @@
+//! Cuts, penalties and frequencies, on distributions small enough to work out by hand.
+
+use std::sync::Arc;
+
+use types::{SamplingParams, SlotAdmission, SlotId};
+
+use super::*;
+
+/// Logits of a distribution that gives token `i` the probability `probabilities[i]`.
+fn logits(probabilities: &[f32]) -> Vec<f32> {
+    probabilities.iter().map(|probability| probability.ln() + 3.0).collect()
+}
+
+fn slot(tokens: &[TokenId], prompt_len: u32, sampling: SamplingParams) -> Slot {
+    let (tokens, sampling) = (tokens.to_vec(), Arc::new(sampling));
+    Slot::new(SlotAdmission { slot: SlotId(0), tokens, prompt_len, sampling })
+}
+
+/// How often each token is drawn over many seeds.
+fn frequencies(probabilities: &[f32], sampling: &SamplingParams) -> Vec<f32> {
+    let mut counts = vec![0.0; probabilities.len()];
+    let rounds = 20_000;
+    for seed in 0..rounds {
+        let slot = slot(&[0], 1, SamplingParams { seed, ..sampling.clone() });
+        let (token, _) = sample(&mut logits(probabilities), &slot).unwrap();
+        counts[token as usize] += 1.0 / rounds as f32;
+    }
+    counts
+}
+
+#[track_caller]
+fn check(sampling: SamplingParams, want: [f32; 5]) {
+    let got = frequencies(&[0.4, 0.1, 0.3, 0.05, 0.15], &sampling);
+    for (got, want) in got.iter().zip(want) {
+        // Five standard deviations of a frequency over 20,000 draws are below 0.018; what is cut is never drawn.
+        assert!(
+            (got - want).abs() < 0.018 && (want > 0.0 || *got == 0.0),
+            "{got}, expected {want}"
+        );
+    }
+}
+
+#[test]
+fn frequencies_follow_the_probabilities_that_the_cuts_leave() {
+    let plain = SamplingParams::default;
+    check(plain(), [0.4, 0.1, 0.3, 0.05, 0.15]);
+    check(SamplingParams { temperature: 0.0, ..plain() }, [1.0, 0.0, 0.0, 0.0, 0.0]);
+    let squares = 0.16 + 0.01 + 0.09 + 0.0025 + 0.0225;
+    check(
+        SamplingParams { temperature: 0.5, ..plain() },
+        [0.16, 0.01, 0.09, 0.0025, 0.0225].map(|square| square / squares),
+    );
+    check(SamplingParams { top_k: 2, ..plain() }, [4.0 / 7.0, 0.0, 3.0 / 7.0, 0.0, 0.0]);
+    check(SamplingParams { top_k: 9, ..plain() }, [0.4, 0.1, 0.3, 0.05, 0.15]);
+    check(SamplingParams { top_p: 0.69, ..plain() }, [4.0 / 7.0, 0.0, 3.0 / 7.0, 0.0, 0.0]);
+    check(
+        SamplingParams { top_p: 0.71, ..plain() },
+        [8.0 / 17.0, 0.0, 6.0 / 17.0, 0.0, 3.0 / 17.0],
+    );
+    check(SamplingParams { min_p: 0.7, ..plain() }, [4.0 / 7.0, 0.0, 3.0 / 7.0, 0.0, 0.0]);
+    // The entropy is 1.393; -ln p is 0.916, 2.303, 1.204, 2.996, 1.897: nearest are tokens 2, 0 and 4.
+    check(SamplingParams { typical_p: 0.25, ..plain() }, [0.0, 0.0, 1.0, 0.0, 0.0]);
+    check(SamplingParams { typical_p: 0.5, ..plain() }, [4.0 / 7.0, 0.0, 3.0 / 7.0, 0.0, 0.0]);
+}
+
+#[test]
+fn top_p_over_many_candidates_is_exact() {
+    // Weights 1000, 999, ... in shuffled places; the heaviest that hold 30 % of the mass are kept.
+    let weights: Vec<f32> = (0..1000).map(|index| (index * 7 % 1000 + 1) as f32).collect();
+    let sampling = SamplingParams { top_p: 0.3, ..SamplingParams::default() };
+    let target = 0.3 * 500_500.0;
+    let mut sum = 0.0;
+    let lightest = (1..=1000).rev().find(|weight| {
+        sum += f64::from(*weight);
+        sum >= target
+    });
+    let mut seen = f32::MAX;
+    for seed in 0..20_000 {
+        let slot = slot(&[0], 1, SamplingParams { seed, ..sampling.clone() });
+        let (token, _) = sample(&mut logits(&weights), &slot).unwrap();
+        seen = seen.min(weights[token as usize]);
+    }
+    assert_eq!(seen, lightest.unwrap() as f32);
+}
+
+#[test]
+fn a_token_depends_on_seed_and_position_only() {
+    let flat = vec![1.0; 1000];
+    let draw = |seed, tokens: &[TokenId]| {
+        let slot = slot(tokens, 1, SamplingParams { seed, ..SamplingParams::default() });
+        sample(&mut logits(&flat), &slot).unwrap().0
+    };
+    assert_eq!(draw(1, &[5, 6]), draw(1, &[7, 8]));
+    assert_ne!(draw(1, &[5, 6]), draw(2, &[5, 6]));
+    assert_ne!(draw(1, &[5, 6]), draw(1, &[5, 6, 7]));
+}
+
+#[test]
+fn bias_and_penalties_change_logits_as_defined() {
+    let sampling = SamplingParams {
+        repetition_penalty: 2.0,
+        presence_penalty: 0.5,
+        frequency_penalty: 0.25,
+        logit_bias: vec![(3, 10.0), (99, 1.0)],
+        stop_token_ids: vec![4],
+        tokens_min: 3,
+        ..SamplingParams::greedy()
+    };
+    // Token 0 in the prompt; token 1 in the prompt and twice in the output; token 2 nowhere.
+    let slot = slot(&[0, 1, 1, 1], 2, sampling);
+    let mut values = vec![1.0, -1.0, 1.0, 1.0, 50.0];
+    let (token, _) = sample(&mut values, &slot).unwrap();
+    assert_eq!(values, [0.5, -2.0 - 0.5 - 0.5, 1.0, 11.0, f32::NEG_INFINITY]);
+    assert_eq!(token, 3);
+}
+
+#[test]
+fn logprobs_are_of_the_raw_distribution() {
+    let sampling = SamplingParams {
+        logprobs: Some(2),
+        logit_bias: vec![(3, 100.0)],
+        ..SamplingParams::greedy()
+    };
+    let slot = slot(&[0], 1, sampling);
+    let (token, logprobs) = sample(&mut logits(&[0.5, 0.25, 0.125, 0.125]), &slot).unwrap();
+    let logprobs = logprobs.unwrap();
+    assert_eq!((token, logprobs.token), (3, 3));
+    assert!((logprobs.logprob - 0.125_f32.ln()).abs() < 1e-6);
+    assert_eq!(logprobs.top.iter().map(|&(token, _)| token).collect::<Vec<_>>(), [0, 1]);
+    assert!((logprobs.top[1].1 - 0.25_f32.ln()).abs() < 1e-6);
+}
+
+#[test]
+fn logits_that_are_not_numbers_fail_the_request() {
+    for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for place in 0..3 {
+            let mut logits = vec![1.0; 3];
+            logits[place] = wrong;
+            let slot = slot(&[0], 1, SamplingParams::greedy());
+            assert_eq!(sample(&mut logits, &slot).unwrap_err().kind, types::FaultKind::Internal);
+        }
+    }
+}

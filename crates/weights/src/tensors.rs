@@ -1,0 +1,135 @@
+//! The weights of a model, from whatever files they are in.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use types::DataType;
+
+use crate::{Error, gguf, huggingface, mapping::FileBytes};
+
+/// The weights of a model.
+#[derive(Debug)]
+pub struct Weights {
+    source: Source,
+    files: Vec<FileBytes>,
+    tensors: Vec<TensorInfo>,
+    by_name: HashMap<String, usize>,
+}
+
+/// Where weights come from, with what the files say about the model.
+#[derive(Debug)]
+pub enum Source {
+    /// A GGUF file with its metadata.
+    Gguf(gguf::Metadata),
+    /// A Hugging Face folder.
+    HuggingFace {
+        /// Its `config.json`.
+        config: serde_json::Value,
+        /// The folder.
+        dir: PathBuf,
+    },
+}
+
+/// What is known of a tensor without its elements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Its name, as the file has it.
+    pub name: String,
+    /// How its elements are stored.
+    pub data_type: DataType,
+    /// Its dimensions, outermost first: a linear layer is `[out, in]`, whatever the file format.
+    pub shape: Vec<usize>,
+    /// Bytes it takes in the file.
+    pub bytes: usize,
+    /// Which of the files it is in, and where.
+    pub(crate) file: usize,
+    pub(crate) offset: usize,
+}
+
+impl TensorInfo {
+    /// How many elements it has.
+    pub fn elements(&self) -> usize {
+        // Checked when the file was read.
+        self.shape.iter().product()
+    }
+
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.offset..self.offset + self.bytes
+    }
+}
+
+/// A tensor with its elements, where the file has them. They may not be aligned for their type.
+#[derive(Clone, Copy, Debug)]
+pub struct Tensor<'a> {
+    /// What it is.
+    pub info: &'a TensorInfo,
+    /// Its elements, as stored.
+    pub data: &'a [u8],
+}
+
+impl Weights {
+    /// Opens a GGUF file or a Hugging Face folder. Files are mapped: while the value lives, they must not be changed or
+    /// truncated in place. (Replacing one by renaming another over it is fine.)
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let failed = |source| Error::Io { action: "open", path: path.to_owned(), source };
+        if path.metadata().map_err(failed)?.is_dir() {
+            return huggingface::open(path);
+        }
+        let file = File::open(path).map_err(failed)?;
+        let bytes = FileBytes::map(&file).map_err(failed)?;
+        Self::from_gguf(bytes).map_err(|error| match error {
+            Error::Gguf { problem, .. } => Error::Gguf { path: Some(path.to_owned()), problem },
+            error => error,
+        })
+    }
+
+    /// Reads a GGUF file that is in memory.
+    pub fn from_gguf_bytes(bytes: Vec<u8>) -> Result<Self, Error> {
+        Self::from_gguf(FileBytes::Owned(bytes))
+    }
+
+    fn from_gguf(bytes: FileBytes) -> Result<Self, Error> {
+        let gguf::Directory { metadata, tensors } = gguf::read(&bytes)?;
+        Ok(Self::new(Source::Gguf(metadata), vec![bytes], tensors))
+    }
+
+    /// `tensors` must lie within `files` and have different names.
+    pub(crate) fn new(source: Source, files: Vec<FileBytes>, tensors: Vec<TensorInfo>) -> Self {
+        let by_name = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
+        Self { source, files, tensors, by_name }
+    }
+
+    /// Where the weights come from.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// All tensors, in the order of the files.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = &TensorInfo> {
+        self.tensors.iter()
+    }
+
+    /// The tensor with this name.
+    pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
+        let info = &self.tensors[*self.by_name.get(name)?];
+        Some(Tensor { info, data: &self.files[info.file][info.range()] })
+    }
+
+    /// Tells the system that a tensor's part of the file is not needed any more, once it has been copied elsewhere.
+    /// Reading it again still works; it is fetched again.
+    pub fn release(&self, name: &str) {
+        if let Some(index) = self.by_name.get(name) {
+            let info = &self.tensors[*index];
+            self.files[info.file].release(info.offset, info.bytes);
+        }
+    }
+
+    /// Bytes of all tensors.
+    pub fn bytes(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.bytes as u64).sum()
+    }
+}

@@ -1,0 +1,54 @@
+//! Models against independent references, and against themselves in other circumstances.
+//!
+//! The reference of the real model, `smollm2-135m-instruct-q4_1.json`, was computed in 32-bit floats by another program
+//! from the same weights. Tests that need those weights run where `BRIGADE_TEST_GGUF` names the file (as `cargo xtask ci`
+//! does) and say so where they are skipped.
+
+pub mod drive;
+pub mod reference;
+
+use std::{path::PathBuf, sync::Arc};
+
+use device::cpu::{Cpu, Rung};
+use kernels::attention::KvFormat;
+use models::{Compute, LoadOptions, Model};
+use runner::{CpuRunner, KvBudget, RunnerOptions};
+use weights::Weights;
+
+/// The real model's file, if this machine has it.
+pub fn smollm2_file() -> Option<PathBuf> {
+    let path = std::env::var_os("BRIGADE_TEST_GGUF").map(PathBuf::from);
+    if path.is_none() {
+        eprintln!("skipped: BRIGADE_TEST_GGUF does not name the SmolLM2 GGUF file");
+    }
+    path
+}
+
+/// Loads a model for a rung.
+///
+/// # Panics
+/// If the checkpoint cannot be read.
+pub fn load(weights: &Weights, cpu: &Cpu, compute: Compute) -> Arc<Model> {
+    let options = LoadOptions { compute, progress: &mut |_, _| {} };
+    Arc::new(models::load(weights, cpu, options).expect("the checkpoint is whole"))
+}
+
+/// A CPU with the widest instruction set up to a rung, on all of its processors.
+pub fn cpu(rung_max: Rung) -> Arc<Cpu> {
+    Arc::new(Cpu::new(rung_max, Cpu::default_threads()))
+}
+
+/// A runner with room for `slots` requests.
+///
+/// # Panics
+/// If its limits are refused.
+pub fn runner(cpu: &Arc<Cpu>, model: &Arc<Model>, slots: u32, kv_format: KvFormat) -> CpuRunner {
+    let options = RunnerOptions {
+        step_tokens_max: 512,
+        slots_max: slots,
+        context_max: Some(512.min(model.spec.context_max as u32)),
+        kv_budget: KvBudget::Bytes(u64::MAX),
+        kv_format,
+    };
+    CpuRunner::new(Arc::clone(cpu), Arc::clone(model), &options).expect("the limits are sound")
+}

@@ -1,0 +1,3 @@
+//! One binary for all golden tests.
+
+mod real_model;

@@ -1,0 +1,110 @@
+//! SmolLM2 against its float32 reference.
+
+use device::cpu::Rung;
+use golden::{
+    cpu,
+    drive::{Circumstances, Generated, Job, run},
+    load, reference, runner, smollm2_file,
+};
+use kernels::attention::KvFormat;
+use models::Compute;
+use types::SamplingParams;
+use weights::Weights;
+
+struct Tolerance {
+    compute: Compute,
+    kv_format: KvFormat,
+    rung: Rung,
+    /// Log-probabilities after the prompt differ by at most this, if they are compared.
+    top10: Option<f32>,
+    /// Mean negative log-likelihoods of all prompts differ by at most this part.
+    nll: f32,
+    /// Greedy tokens are compared up to the first whose margin is below this.
+    margin: f32,
+}
+
+fn check(tolerance: &Tolerance) {
+    let Some(file) = smollm2_file() else { return };
+    let weights = Weights::open(&file).expect("the file is a model");
+    let cpu = cpu(tolerance.rung);
+    let model = load(&weights, &cpu, tolerance.compute);
+    let reference = reference::read();
+    let mut runner = runner(&cpu, &model, reference.generate.len() as u32, tolerance.kv_format);
+    let jobs: Vec<Job> = reference
+        .generate
+        .iter()
+        .map(|case| Job {
+            prompt: case.prompt_ids.clone(),
+            count: case.greedy_ids.len(),
+            sampling: SamplingParams {
+                logprobs: Some(10),
+                prompt_logprobs: Some(0),
+                ..SamplingParams::greedy()
+            },
+        })
+        .collect();
+    let generated = run(&mut runner, &jobs, Circumstances::default());
+    let (mut got_nll, mut want_nll) = (0.0, 0.0);
+    let mut worst_logprob = 0.0_f32;
+    for (case, got) in reference.generate.iter().zip(&generated) {
+        assert_eq!(got.prompt_logprobs.len(), case.prompt_nll.len());
+        got_nll -= got.prompt_logprobs.iter().map(|token| token.logprob).sum::<f32>();
+        want_nll += case.prompt_nll.iter().sum::<f32>();
+        worst_logprob = worst_logprob.max(compare_top10(case, got));
+        let sure = case.greedy_margin.iter().position(|&margin| margin < tolerance.margin);
+        let sure = sure.unwrap_or(case.greedy_ids.len());
+        assert_eq!(got.tokens[..sure], case.greedy_ids[..sure], "greedy tokens of {:?}", case.text);
+    }
+    let nll = (got_nll - want_nll).abs() / want_nll;
+    println!(
+        "{:?} {:?} {}: worst of top ten off by {worst_logprob}, NLL off by {nll}",
+        tolerance.compute, tolerance.kv_format, tolerance.rung
+    );
+    assert!(nll <= tolerance.nll, "NLL off by {nll}");
+    if let Some(most) = tolerance.top10 {
+        assert!(worst_logprob <= most, "a log-probability is off by {worst_logprob}");
+    }
+}
+
+/// The largest difference among the reference's ten most likely tokens that are among ours.
+fn compare_top10(case: &reference::Generation, got: &Generated) -> f32 {
+    let got = &got.logprobs[0].top;
+    let (smallest, _) =
+        got.iter().map(|&(_, value)| (value, ())).last().expect("ten were asked for");
+    case.last_top10
+        .iter()
+        .map(|&(token, want)| {
+            let found = got.iter().find(|&&(other, _)| other == token);
+            // A token that fell out of the ten is at most as likely as the last of them.
+            (found.map_or(smallest, |&(_, value)| value) - want).abs()
+        })
+        .fold(0.0, f32::max)
+}
+
+#[test]
+fn the_reference_path_agrees_with_the_reference() {
+    for rung in Rung::ALL.into_iter().skip(1) {
+        check(&Tolerance {
+            compute: Compute::F32,
+            kv_format: KvFormat::F32,
+            rung,
+            top10: Some(0.02),
+            nll: 0.0005,
+            margin: 0.02,
+        });
+    }
+}
+
+#[test]
+fn the_fast_path_stays_near_the_reference() {
+    for rung in Rung::ALL.into_iter().skip(1) {
+        check(&Tolerance {
+            compute: Compute::Native,
+            kv_format: KvFormat::Bf16,
+            rung,
+            top10: None,
+            nll: 0.02,
+            margin: 0.5,
+        });
+    }
+}
