@@ -1,6 +1,7 @@
 //! The template itself: compiled once, rendered for each request.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::Path,
     time::{SystemTime, UNIX_EPOCH},
@@ -162,7 +163,12 @@ impl ChatTemplate {
         let name = if self.has_tool_use && options.tools.is_some() { TOOL_USE } else { CHAT };
         let mut output = LimitedOutput { bytes: Vec::new(), exceeded: false };
         let rendered = self.environment.get_template(name).and_then(|template| {
-            template.render_captured_to(JinjaValue::from_iter(variables), &mut output).map(drop)
+            template
+                .render_captured_to(
+                    JinjaValue::from(variables.into_iter().collect::<BTreeMap<_, _>>()),
+                    &mut output,
+                )
+                .map(drop)
         });
         if output.exceeded {
             return Err(Error::OutputTooLong { bytes_max: OUTPUT_BYTES_MAX });
