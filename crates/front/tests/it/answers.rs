@@ -40,7 +40,8 @@ async fn an_answer_ends_where_the_model_ends_it() {
 async fn an_answer_ends_at_its_limit() {
     let house = House::new();
     let expected = |text: &str, used| (text.to_owned(), "length".to_owned(), used);
-    for options in [json!({"max_tokens": 2}), json!({"max_completion_tokens": 2, "max_tokens": 9})] {
+    for options in [json!({"max_tokens": 2}), json!({"max_completion_tokens": 2, "max_tokens": 9})]
+    {
         assert_eq!(both_ways(&house, "abcd", options).await, expected("ab", 2));
     }
     let options = json!({"max_tokens": 6, "ignore_eos": true});

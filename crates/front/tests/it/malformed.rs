@@ -36,7 +36,15 @@ fn malformed() -> Vec<Vec<u8>> {
     }
     // No JSON at all, or not this kind.
     let others: [&[u8]; 10] = [
-        b"null", b"true", b"[]", b"\"x\"", b"12", b"\xff\xfe\x00", b"\x00", b"<xml/>", b"a=b&c=d",
+        b"null",
+        b"true",
+        b"[]",
+        b"\"x\"",
+        b"12",
+        b"\xff\xfe\x00",
+        b"\x00",
+        b"<xml/>",
+        b"a=b&c=d",
         b"{\"messages\": [{\"role\": \"user\", \"content\": \"\\ud800\"}]}",
     ];
     bodies.extend(others.map(<[u8]>::to_vec));
@@ -85,11 +93,16 @@ async fn a_neighbour_is_not_disturbed() {
 
 #[test]
 fn a_body_is_checked_without_a_server() {
-    front::check_body(sound().as_bytes()).unwrap();
-    front::check_body(br#"{"prompt": "x"}"#).unwrap();
-    front::check_body(br#"{"inputs": "x"}"#).unwrap();
+    let (chat, completions) = ("/v1/chat/completions", "/v1/completions");
+    front::check_body(chat, sound().as_bytes()).unwrap();
+    front::check_body(completions, br#"{"prompt": "x"}"#).unwrap();
+    front::check_body("/tokenize", br#"{"inputs": "x"}"#).unwrap();
+    front::check_body("/detokenize", br#"{"tokens": [1]}"#).unwrap();
     for body in malformed() {
-        assert!(front::check_body(&body).is_err());
+        assert!(front::check_body(chat, &body).is_err());
+    }
+    for (path, body) in [(completions, "{}"), ("/detokenize", "{\"tokens\": [-1]}"), ("/x", "{}")] {
+        assert!(front::check_body(path, body.as_bytes()).is_err());
     }
 }
 

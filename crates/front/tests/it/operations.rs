@@ -68,11 +68,8 @@ async fn other_origins_are_let_in_only_on_request() {
     let closed = House::new().send(preflight()).await;
     assert_eq!(closed.status, 405);
     assert_eq!(closed.header("access-control-allow-origin"), None);
-    let settings = FrontSettings {
-        cors: true,
-        api_keys: vec!["a".into()],
-        ..FrontSettings::default()
-    };
+    let settings =
+        FrontSettings { cors: true, api_keys: vec!["a".into()], ..FrontSettings::default() };
     let open = House::with(HouseOptions { settings, ..HouseOptions::default() });
     let answer = open.send(preflight()).await;
     assert_eq!(answer.status, 200);

@@ -120,11 +120,7 @@ async fn in_flight(server: &Server, requests: u32) {
 async fn a_client_that_does_not_read_is_cut_off() {
     let settings =
         FrontSettings { write_timeout: Duration::from_millis(50), ..FrontSettings::default() };
-    let server = Server::over(House::with(super::support::HouseOptions {
-        settings,
-        ..Default::default()
-    }))
-    .await;
+    let (server, permits) = Server::gated(settings).await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut lazy = socket.connect(server.address).await.unwrap();
@@ -132,6 +128,7 @@ async fn a_client_that_does_not_read_is_cut_off() {
     let options = json!({"stream": true, "ignore_eos": true, "max_tokens": 500, "n": 32});
     lazy.write_all(&post("/v1/chat/completions", &chat_body("hi", options))).await.unwrap();
     server.house.busy(32).await;
+    drop(permits);
     // A neighbour has its answer meanwhile.
     let mut neighbour = server.connect().await;
     neighbour.write_all(&post("/v1/completions", r#"{"prompt": "ab"}"#)).await.unwrap();
@@ -180,7 +177,10 @@ async fn shutdown_ends_what_takes_too_long() {
     };
     let text = tokio::select! { text = read_to_end(&mut connection) => text, () = steps => unreachable!() };
     if !text.contains("[DONE]") {
-        assert!(text.contains("data: {\"error\":{\"message\":\"the server was shut down"), "{text}");
+        assert!(
+            text.contains("data: {\"error\":{\"message\":\"the server was shut down"),
+            "{text}"
+        );
     }
     server.task.await.unwrap().unwrap();
 }
