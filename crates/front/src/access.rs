@@ -140,13 +140,27 @@ impl Drop for Watch {
         let error = error.as_deref();
         if status >= 500 {
             warn!(
-                status, complete, duration_ms, first_token_ms, model, prompt_tokens, output_tokens,
-                error, "request finished"
+                status,
+                complete,
+                duration_ms,
+                first_token_ms,
+                model,
+                prompt_tokens,
+                output_tokens,
+                error,
+                "request finished"
             );
         } else {
             info!(
-                status, complete, duration_ms, first_token_ms, model, prompt_tokens, output_tokens,
-                error, "request finished"
+                status,
+                complete,
+                duration_ms,
+                first_token_ms,
+                model,
+                prompt_tokens,
+                output_tokens,
+                error,
+                "request finished"
             );
         }
     }

@@ -125,11 +125,7 @@ const INLINE_BYTES_MAX: usize = 16 << 10;
 
 impl FrontState {
     /// A door to `models`, at least one.
-    pub fn new(
-        models: Vec<ServedModel>,
-        metrics: Arc<Metrics>,
-        settings: FrontSettings,
-    ) -> Self {
+    pub fn new(models: Vec<ServedModel>, metrics: Arc<Metrics>, settings: FrontSettings) -> Self {
         Self::with_source(models, metrics, settings, Box::new(RandomSource))
     }
 

@@ -110,7 +110,8 @@ mod tests {
     #[test]
     fn the_last_text_is_found() {
         assert_eq!(last_text(&json!({"content": "a"})), Some("a"));
-        let parts = json!({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]});
+        let parts =
+            json!({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]});
         assert_eq!(last_text(&parts), Some("b"));
         assert_eq!(last_text(&json!({"content": []})), None);
     }

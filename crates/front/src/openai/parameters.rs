@@ -186,7 +186,12 @@ impl Parameters {
                 temperature: number("temperature", self.temperature, 0.0, 100.0)?,
                 top_p: number("top_p", self.top_p, 0.0, 1.0)?,
                 // Both 0 and -1 are in use for "all".
-                top_k: whole("top_k", self.top_k.map(|k| if k == -1 { 0 } else { k }), 0, i64::from(u32::MAX))?,
+                top_k: whole(
+                    "top_k",
+                    self.top_k.map(|k| if k == -1 { 0 } else { k }),
+                    0,
+                    i64::from(u32::MAX),
+                )?,
                 min_p: number("min_p", self.min_p, 0.0, 1.0)?,
                 typical_p: positive("typical_p", self.typical_p, 1.0)?,
                 repetition_penalty: positive("repetition_penalty", self.repetition_penalty, 100.0)?,

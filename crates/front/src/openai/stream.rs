@@ -127,11 +127,7 @@ impl<S: Shape> Answer<S> {
         Ok(Json(whole).into_response())
     }
 
-    async fn stream(
-        mut self,
-        state: &FrontState,
-        streaming: Streaming,
-    ) -> Result<Response, Error> {
+    async fn stream(mut self, state: &FrontState, streaming: Streaming) -> Result<Response, Error> {
         let interval = state.settings().keep_alive_interval;
         // A fault before the first token still gets its status code, unless the wait is so long that the connection
         // needs a sign of life first.

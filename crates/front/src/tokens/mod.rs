@@ -34,12 +34,7 @@ struct TokenizeFields {
 #[serde(untagged)]
 pub(crate) enum Tokenized {
     /// vLLM's form.
-    Ids {
-        count: usize,
-        max_model_len: u32,
-        tokens: Vec<TokenId>,
-        token_strs: Option<Vec<String>>,
-    },
+    Ids { count: usize, max_model_len: u32, tokens: Vec<TokenId>, token_strs: Option<Vec<String>> },
     /// TGI's form.
     Spans(Vec<Span>),
 }
