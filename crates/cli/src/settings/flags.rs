@@ -3,15 +3,17 @@
 use std::{io::Write, path::PathBuf};
 
 use anyhow::{Result, bail};
-use clap::{Arg, ArgAction, ArgMatches, Command, builder::PossibleValuesParser, parser::ValueSource};
+use clap::{
+    Arg, ArgAction, ArgMatches, Command, builder::PossibleValuesParser, parser::ValueSource,
+};
 
 use super::{
     Origin,
     table::{COMPATIBLE, Effect, Kind, SETTINGS, Setting},
 };
 
-/// Adds a flag for every setting, grouped by section.
-pub(crate) fn add_flags(command: Command) -> Command {
+/// Adds a flag for every setting of some sections.
+pub(crate) fn add_flags(command: Command, sections: &[&str]) -> Command {
     let config = Arg::new("config")
         .long("config")
         .value_name("FILE")
@@ -20,7 +22,7 @@ pub(crate) fn add_flags(command: Command) -> Command {
     let command = command.arg(config);
     let command = SETTINGS
         .iter()
-        // The model is named as the command's argument; its flag is for command lines of other servers.
+        .filter(|setting| sections.contains(&setting.section()))
         .fold(command, |command, setting| command.arg(argument(setting)));
     COMPATIBLE.iter().fold(command, |command, compatible| {
         let argument = Arg::new(compatible.flag).long(compatible.flag).hide(true);

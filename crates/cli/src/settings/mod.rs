@@ -9,7 +9,7 @@ mod value;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::ArgMatches;
 
 pub(crate) use flags::add_flags;
@@ -59,9 +59,8 @@ impl Settings {
                 .or_else(|| file.as_ref().and_then(|file| file.get(setting)));
             let resolved = match found {
                 Some((text, origin)) => {
-                    let value = Value::parse(setting.kind, &text).with_context(|| {
-                        format!("{} = `{text}` (from {origin})", setting.key)
-                    })?;
+                    let value = Value::parse(setting.kind, &text)
+                        .with_context(|| format!("{} = `{text}` (from {origin})", setting.key))?;
                     (value, origin)
                 }
                 None if setting.default.is_empty() => (Value::Absent, Origin::Default),
@@ -78,6 +77,12 @@ impl Settings {
             let (value, origin) = &self.0[setting.key];
             (setting.key, value, origin)
         })
+    }
+
+    /// A text that was given, not the default.
+    pub(crate) fn named(&self, key: &str) -> Option<&str> {
+        let given = self.0.get(key).is_some_and(|(_, origin)| *origin != Origin::Default);
+        given.then(|| self.text(key)).flatten()
     }
 
     fn value(&self, key: &str) -> &Value {

@@ -22,7 +22,9 @@ pub(crate) fn reference_page() -> String {
             Kind::Text => "text".to_owned(),
             Kind::Integer(min, max) => format!("a whole number from {min} to {max}"),
             Kind::Number(min, max) => format!("a number from {min} to {max}"),
-            Kind::Bytes => "a size in bytes; KiB, MiB, GiB, kB, MB and GB are understood".to_owned(),
+            Kind::Bytes => {
+                "a size in bytes; KiB, MiB, GiB, kB, MB and GB are understood".to_owned()
+            }
             Kind::Choice(words) => format!("one of {}", words.join(", ")),
             Kind::Switch => "true or false; the flag alone means true".to_owned(),
             Kind::List => "texts separated by commas".to_owned(),

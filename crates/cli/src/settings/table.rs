@@ -239,7 +239,10 @@ pub(crate) enum Effect {
 pub(crate) const COMPATIBLE: &[Compatible] = &[
     Compatible { flag: "tensor-parallel-size", effect: Effect::MustBeOne("tensor parallelism") },
     Compatible { flag: "num-shard", effect: Effect::MustBeOne("sharding") },
-    Compatible { flag: "pipeline-parallel-size", effect: Effect::MustBeOne("pipeline parallelism") },
+    Compatible {
+        flag: "pipeline-parallel-size",
+        effect: Effect::MustBeOne("pipeline parallelism"),
+    },
     Compatible {
         flag: "enable-prefix-caching",
         effect: Effect::Switch("there is no prefix cache yet"),
@@ -248,14 +251,8 @@ pub(crate) const COMPATIBLE: &[Compatible] = &[
         flag: "enable-auto-tool-choice",
         effect: Effect::Switch("tool calls are not parsed yet"),
     },
-    Compatible {
-        flag: "tool-call-parser",
-        effect: Effect::Value("tool calls are not parsed yet"),
-    },
-    Compatible {
-        flag: "reasoning-parser",
-        effect: Effect::Value("reasoning is not parsed yet"),
-    },
+    Compatible { flag: "tool-call-parser", effect: Effect::Value("tool calls are not parsed yet") },
+    Compatible { flag: "reasoning-parser", effect: Effect::Value("reasoning is not parsed yet") },
     Compatible {
         flag: "quantization",
         effect: Effect::Value("the weight file says how it is quantized"),

@@ -5,7 +5,10 @@ use clap::Command;
 use super::*;
 
 fn gather(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Settings> {
-    let command = add_flags(Command::new("brigade").no_binary_name(true));
+    let command = add_flags(
+        Command::new("brigade").no_binary_name(true),
+        &["model", "server", "engine", "log"],
+    );
     let matches = command.try_get_matches_from(arguments)?;
     Settings::gather(&matches, |name| {
         variables.iter().find(|(other, _)| *other == name).map(|(_, text)| (*text).to_owned())
@@ -20,7 +23,8 @@ fn error(arguments: &[&str], variables: &[(&str, &str)]) -> String {
 fn flags_win_over_the_environment_over_the_file_over_defaults() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("settings.toml");
-    std::fs::write(&path, "[server]\nport = 1\nhost = \"0.0.0.0\"\n[engine]\nrunning_max = 3\n").unwrap();
+    std::fs::write(&path, "[server]\nport = 1\nhost = \"0.0.0.0\"\n[engine]\nrunning_max = 3\n")
+        .unwrap();
     let path = path.to_str().unwrap();
     let variables = [("BRIGADE_PORT", "2"), ("BRIGADE_CONFIG", path), ("BRIGADE_RUNNING_MAX", "4")];
     let settings = gather(&["--port", "5"], &variables).unwrap();
@@ -39,9 +43,24 @@ fn flags_win_over_the_environment_over_the_file_over_defaults() {
 #[test]
 fn command_lines_of_other_servers_carry_over() {
     let vllm = [
-        "--served-model-name", "a", "b", "--max-model-len", "100", "--max-num-seqs", "7",
-        "--max-num-batched-tokens", "64", "--gpu-memory-utilization", "0.3", "--api-key", "k",
-        "--tensor-parallel-size", "1", "--enable-prefix-caching", "--shutdown-timeout", "9",
+        "--served-model-name",
+        "a",
+        "b",
+        "--max-model-len",
+        "100",
+        "--max-num-seqs",
+        "7",
+        "--max-num-batched-tokens",
+        "64",
+        "--gpu-memory-utilization",
+        "0.3",
+        "--api-key",
+        "k",
+        "--tensor-parallel-size",
+        "1",
+        "--enable-prefix-caching",
+        "--shutdown-timeout",
+        "9",
     ];
     let settings = gather(&vllm, &[]).unwrap();
     assert_eq!(settings.list("model.served_model_name"), ["a", "b"]);
@@ -76,7 +95,9 @@ fn errors_name_the_setting_its_value_and_its_source() {
 
 #[test]
 fn sizes_have_units() {
-    for (text, bytes) in [("1024", 1024), ("8MiB", 8 << 20), ("1.5 GB", 1_500_000_000), ("2G", 2 << 30)] {
+    for (text, bytes) in
+        [("1024", 1024), ("8MiB", 8 << 20), ("1.5 GB", 1_500_000_000), ("2G", 2 << 30)]
+    {
         assert_eq!(Value::parse(table::Kind::Bytes, text).unwrap(), Value::Integer(bytes));
     }
     assert!(Value::parse(table::Kind::Bytes, "-1").is_err());
@@ -102,5 +123,9 @@ fn defaults_are_values_and_names_are_unique() {
 #[test]
 fn the_reference_page_is_true() {
     let page = include_str!("../../../../docs/reference/settings.md");
-    assert_eq!(page, reference_page(), "run: brigade config reference > docs/reference/settings.md");
+    assert_eq!(
+        page,
+        reference_page(),
+        "run: brigade config reference > docs/reference/settings.md"
+    );
 }

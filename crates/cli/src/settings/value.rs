@@ -41,7 +41,11 @@ impl Value {
                 _ => bail!("expected true or false"),
             },
             Kind::List => Self::List(
-                text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect(),
+                text.split(',')
+                    .map(str::trim)
+                    .filter(|part| !part.is_empty())
+                    .map(str::to_owned)
+                    .collect(),
             ),
         })
     }
@@ -78,7 +82,9 @@ fn parse_bytes(text: &str) -> Result<u64> {
         .find_map(|(suffix, unit)| text.strip_suffix(suffix).map(|number| (number.trim(), *unit)))
         .unwrap_or((text, 1));
     match number.parse::<f64>() {
-        Ok(value) if value > 0.0 && value * (unit as f64) < 1e18 => Ok((value * unit as f64) as u64),
+        Ok(value) if value > 0.0 && value * (unit as f64) < 1e18 => {
+            Ok((value * unit as f64) as u64)
+        }
         _ => bail!("expected a size above zero, such as 1048576, 512MiB or 4GB"),
     }
 }

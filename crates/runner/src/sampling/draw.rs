@@ -75,12 +75,13 @@ fn keep_top_p(candidates: &mut Vec<Candidate>, top_p: f32) {
             rest.select_nth_unstable_by(head_len - 1, by_weight);
         }
         rest[..head_len].sort_unstable_by(by_weight);
-        for index in 0..head_len {
-            sum += f64::from(rest[index].0);
-            if sum >= target {
-                candidates.truncate(sorted + index + 1);
-                return;
-            }
+        let last = rest[..head_len].iter().position(|&(weight, _)| {
+            sum += f64::from(weight);
+            sum >= target
+        });
+        if let Some(index) = last {
+            candidates.truncate(sorted + index + 1);
+            return;
         }
         sorted += head_len;
         if sorted == candidates.len() {
