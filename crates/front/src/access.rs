@@ -17,7 +17,7 @@ use axum::{
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use telemetry::HttpMetrics;
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, info, info_span};
 
 use crate::{Error, fault, record::Record, state::FrontState};
 
@@ -138,31 +138,17 @@ impl Drop for Watch {
         let (prompt_tokens, output_tokens) = (record.prompt_tokens(), record.output_tokens());
         let error = record.error();
         let error = error.as_deref();
-        if status >= 500 {
-            warn!(
-                status,
-                complete,
-                duration_ms,
-                first_token_ms,
-                model,
-                prompt_tokens,
-                output_tokens,
-                error,
-                "request finished"
-            );
-        } else {
-            info!(
-                status,
-                complete,
-                duration_ms,
-                first_token_ms,
-                model,
-                prompt_tokens,
-                output_tokens,
-                error,
-                "request finished"
-            );
-        }
+        info!(
+            status,
+            complete,
+            duration_ms,
+            first_token_ms,
+            model,
+            prompt_tokens,
+            output_tokens,
+            error,
+            "request finished"
+        );
     }
 }
 

@@ -1,5 +1,7 @@
 //! The table of routes.
 
+use std::any::Any;
+
 use axum::{
     Router,
     extract::Request,
@@ -7,7 +9,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use tower_http::cors::CorsLayer;
+use tower_http::{catch_panic::CatchPanicLayer, cors::CorsLayer};
+use types::Fault;
 
 use crate::{
     Error, access, admin,
@@ -37,11 +40,17 @@ pub fn router(state: FrontState) -> Router {
         .merge(open)
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(route_not_found)
+        .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(state.clone(), access::observe));
     if let Some(cors) = cors {
         router = router.layer(cors);
     }
     router.with_state(state)
+}
+
+/// A defect in a handler costs its own request and nothing else. What it was, the panic hook has printed.
+fn panicked(_payload: Box<dyn Any + Send>) -> Response {
+    Error::from(Fault::internal("the server has a defect; its log says more")).into_response()
 }
 
 async fn route_not_found(request: Request) -> Response {

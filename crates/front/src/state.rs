@@ -15,7 +15,7 @@ use engine::EngineHandle;
 use telemetry::{HttpMetrics, Metrics};
 use tokenizer::Tokenizer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use types::Fault;
+use types::{CacheGroup, Fault};
 
 use crate::{
     Error,
@@ -43,6 +43,14 @@ impl ServedModel {
     /// The name that answers carry.
     pub(crate) fn name(&self) -> &str {
         self.names.first().map_or("", String::as_str)
+    }
+
+    /// Most tokens of one request, prompt and answer: what the model can take, or less where the KV pool is smaller.
+    pub(crate) fn context_max(&self) -> u32 {
+        let info = self.engine.info();
+        let in_group = |group: &CacheGroup| group.blocks.saturating_mul(group.block_tokens);
+        let pool = info.cache_groups.iter().map(in_group).min();
+        pool.map_or(info.context_max, |pool| pool.min(info.context_max))
     }
 }
 

@@ -14,10 +14,11 @@ use types::TokenId;
 
 use super::{
     logprobs::{self, ChatLogprobs},
-    parameters::{Checked, Parameters, TOP_LOGPROBS_MAX, whole},
+    parameters::{Checked, Parameters, TOP_LOGPROBS_MAX},
     prompt::{ChatPrompt, CheckedPrompt},
     request::{self, JobMaker, Prepared, Wanted},
     stream::{Shape, StopReason},
+    values::whole,
 };
 use crate::{
     Error,

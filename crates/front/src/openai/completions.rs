@@ -14,9 +14,10 @@ use types::{TokenId, TokenLogprobs};
 
 use super::{
     logprobs::{self, CompletionLogprobs},
-    parameters::{Checked, Parameters, TOP_LOGPROBS_MAX, at_most, whole},
+    parameters::{Checked, Parameters, TOP_LOGPROBS_MAX},
     request::{self, JobMaker, Prepared, Wanted},
     stream::{Shape, StopReason},
+    values::{at_most, whole},
 };
 use crate::{
     Error,

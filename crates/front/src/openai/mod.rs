@@ -10,3 +10,4 @@ pub(crate) mod prompt;
 mod request;
 mod stream;
 mod usage;
+mod values;

@@ -37,7 +37,7 @@ impl ModelObject {
             created: model.created,
             owned_by: "brigade",
             root: model.name().to_owned(),
-            max_model_len: model.engine.info().context_max,
+            max_model_len: model.context_max(),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use types::{SamplingParams, TokenId};
 
+use super::values::{at_most, number, positive, whole};
 use crate::{Error, state::SamplingDefaults};
 
 /// Most alternatives that log-probabilities can be asked for.
@@ -274,47 +275,6 @@ fn known_tokens(
     }
 }
 
-/// An integer from `min` to `max`.
-pub(super) fn whole(
-    field: &str,
-    value: Option<i64>,
-    min: i64,
-    max: i64,
-) -> Result<Option<u32>, Error> {
-    match value {
-        None => Ok(None),
-        Some(value) if (min..=max).contains(&value) => {
-            Ok(Some(u32::try_from(value).expect("callers give limits within u32")))
-        }
-        Some(value) => Err(out_of_range(field, value, format_args!("from {min} to {max}"))),
-    }
-}
-
-fn number(field: &str, value: Option<f64>, min: f64, max: f64) -> Result<Option<f32>, Error> {
-    match value {
-        None => Ok(None),
-        Some(value) if (min..=max).contains(&value) => Ok(Some(value as f32)),
-        Some(value) => Err(out_of_range(field, value, format_args!("from {min} to {max}"))),
-    }
-}
-
-fn positive(field: &str, value: Option<f64>, max: f64) -> Result<Option<f32>, Error> {
-    match value {
-        None => Ok(None),
-        // Also so as f32, where a tiny number would turn into 0.
-        Some(value) if value as f32 > 0.0 && value <= max => Ok(Some(value as f32)),
-        Some(value) => Err(out_of_range(field, value, format_args!("above 0 and up to {max}"))),
-    }
-}
-
-fn out_of_range(
-    field: &str,
-    value: impl std::fmt::Display,
-    range: std::fmt::Arguments<'_>,
-) -> Error {
-    Error::field(field, format!("{value} is out of range; it must be {range}"))
-}
-
 fn seed(value: Option<serde_json::Number>) -> Result<Option<u64>, Error> {
     let Some(value) = value else { return Ok(None) };
     // A negative seed is as good as any other: its bits are taken as they are.
@@ -370,12 +330,4 @@ fn logit_bias(bias: Option<BTreeMap<String, f64>>) -> Result<Vec<(TokenId, f32)>
             Ok((id, value.unwrap_or(0.0)))
         })
         .collect()
-}
-
-/// That a list is not longer than its limit.
-pub(super) fn at_most(field: &str, count: usize, limit: usize) -> Result<(), Error> {
-    if count <= limit {
-        return Ok(());
-    }
-    Err(Error::field(field, format!("has {count} entries; at most {limit} are allowed")))
 }

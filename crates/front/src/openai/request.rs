@@ -78,11 +78,10 @@ impl<'a> JobMaker<'a> {
         wanted: Wanted,
         prompt_field: &'static str,
     ) -> Result<Self, Error> {
-        let info = model.engine.info();
         let side = ModelSide {
             defaults: &model.defaults,
             end_tokens: &model.tokenizer.special().eos,
-            vocab_size: info.vocab_size,
+            vocab_size: model.engine.info().vocab_size,
         };
         let first = SamplingParams {
             logprobs: wanted.logprobs,
@@ -99,7 +98,7 @@ impl<'a> JobMaker<'a> {
         });
         let seeds = (0..checked.n).map(|index| mix_seed(first.seed, index));
         let sampling = seeds.map(|seed| SamplingParams { seed, ..first.clone() }).collect();
-        Ok(Self { context_max: info.context_max, checked, sampling, rules, prompt_field })
+        Ok(Self { context_max: model.context_max(), checked, sampling, rules, prompt_field })
     }
 
     /// A job for this prompt. Where the request does not say how many tokens it wants, it gets `tokens_default` or what

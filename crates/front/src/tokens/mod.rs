@@ -103,7 +103,7 @@ fn tokenized(
     let strings = || tokens.iter().map(|token| model.tokenizer.token_text(*token)).collect();
     Ok(Tokenized::Ids {
         count: tokens.len(),
-        max_model_len: model.engine.info().context_max,
+        max_model_len: model.context_max(),
         token_strs: fields.return_token_strs.unwrap_or(false).then(strings),
         tokens,
     })

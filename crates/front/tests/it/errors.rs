@@ -4,6 +4,7 @@ use axum::{
     body::Body,
     http::{Method, Request, StatusCode},
 };
+use engine::testing::FakeSettings;
 use front::FrontSettings;
 use serde_json::{Value, json};
 
@@ -176,6 +177,19 @@ async fn a_prompt_too_long_says_both_numbers() {
     }
     let fits = json!({"max_tokens": 510, "ignore_eos": true});
     assert_eq!(house.chat("hi", fits).await.ok()["usage"]["total_tokens"], 512);
+}
+
+#[tokio::test]
+async fn the_kv_pool_may_hold_less_than_the_context() {
+    let mut fake = FakeSettings::new(super::text::VOCAB_SIZE);
+    fake.info.cache_groups[0].blocks = 4;
+    let house = House::over(fake.factory(), HouseOptions::default());
+    assert_eq!(house.get("/v1/models").await.ok()["data"][0]["max_model_len"], 64);
+    let error = error(&house.complete(json!({"prompt": vec![97; 64]})).await, 400);
+    assert_eq!(error["code"], "context_length_exceeded");
+    assert_eq!(error["message"].as_str().unwrap().matches("64 tokens").count(), 2, "{error}");
+    let answer = house.chat("0123456789", json!({"ignore_eos": true})).await.ok();
+    assert_eq!(answer["usage"]["total_tokens"], 64);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use axum::{
     response::Response,
 };
 use engine::{EngineSettings, SchedulerSettings, testing::FakeSettings};
-use front::{FrontSettings, SamplingDefaults};
+use front::FrontSettings;
 use http_body_util::BodyExt;
 use serde_json::json;
 use tower::ServiceExt;
@@ -122,12 +122,7 @@ async fn a_full_house_asks_to_come_back() {
 async fn a_fault_before_the_first_token_has_its_status() {
     let mut fake = FakeSettings::new(super::text::VOCAB_SIZE);
     fake.failing_token = Some(u32::from(b'!'));
-    let house = House::over(
-        fake.factory(),
-        FrontSettings::default(),
-        EngineSettings::default(),
-        SamplingDefaults::default(),
-    );
+    let house = House::over(fake.factory(), HouseOptions::default());
     for stream in [true, false] {
         let answer = house.chat("boom!", json!({"stream": stream, "max_tokens": 4})).await;
         assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
@@ -136,6 +131,16 @@ async fn a_fault_before_the_first_token_has_its_status() {
         assert_eq!(answer.header("retry-after"), None);
     }
     house.chat("fine", json!({"max_tokens": 4})).await.ok();
+}
+
+#[tokio::test]
+async fn a_defect_costs_its_own_request() {
+    let house = House::with(HouseOptions { defective: Some(2), ..HouseOptions::default() });
+    house.chat("hi", json!({})).await.ok();
+    let answer = house.chat("hi", json!({})).await;
+    assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(answer.json()["error"]["code"], "internal");
+    house.chat("hi", json!({})).await.ok();
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use axum::{body::Body, http::Request};
 use engine::{EngineSettings, testing::FakeSettings};
-use front::{FrontSettings, SamplingDefaults};
+use front::FrontSettings;
 use serde_json::json;
 
 use super::support::{House, HouseOptions, chat_body};
@@ -87,8 +87,7 @@ async fn a_failed_engine_is_ill_and_not_ready() {
     let mut fake = FakeSettings::new(super::text::VOCAB_SIZE);
     fake.faulty_steps = (0..100).collect();
     let engine = EngineSettings { executor_failures_max: 0, ..EngineSettings::default() };
-    let house =
-        House::over(fake.factory(), FrontSettings::default(), engine, SamplingDefaults::default());
+    let house = House::over(fake.factory(), HouseOptions { engine, ..HouseOptions::default() });
     let answer = house.chat("hi", json!({})).await;
     assert!(answer.status.is_server_error(), "{}", answer.text());
     for path in ["/health", "/ready"] {

@@ -183,6 +183,22 @@ async fn shutdown_ends_what_takes_too_long() {
 }
 
 #[tokio::test]
+async fn a_connection_without_a_request_is_closed() {
+    let settings =
+        FrontSettings { header_timeout: Duration::from_millis(50), ..FrontSettings::default() };
+    let (server, _permits) = Server::gated(settings).await;
+    for start in ["", "GET /hea", "GET /health HTTP/1.1\r\nhost: here\r\n"] {
+        let mut connection = server.connect().await;
+        connection.write_all(start.as_bytes()).await.unwrap();
+        read_to_end(&mut connection).await;
+    }
+    // Also between two requests.
+    let mut connection = server.connect().await;
+    connection.write_all(b"GET /health HTTP/1.1\r\nhost: here\r\n\r\n").await.unwrap();
+    assert!(read_to_end(&mut connection).await.contains("200 OK"));
+}
+
+#[tokio::test]
 async fn what_is_not_http_is_answered_or_cut_off() {
     let server = Server::over(House::new()).await;
     let header = format!("GET /health HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(1 << 20));

@@ -27,14 +27,18 @@ use super::{
 };
 
 /// Ids count up, seeds and the date stand still.
-struct FixedSource(AtomicU64);
+struct FixedSource {
+    ids: AtomicU64,
+    defective: Option<u64>,
+}
 
 impl Source for FixedSource {
     fn id(&self) -> String {
-        format!("id{}", self.0.fetch_add(1, Ordering::Relaxed))
+        format!("id{}", self.ids.fetch_add(1, Ordering::Relaxed))
     }
 
     fn seed(&self) -> u64 {
+        assert_ne!(self.defective, Some(self.ids.load(Ordering::Relaxed) - 1), "a defect, as told");
         3
     }
 
@@ -57,6 +61,8 @@ pub(crate) struct HouseOptions {
     pub(crate) engine: EngineSettings,
     pub(crate) gate: Option<Gate>,
     pub(crate) defaults: SamplingDefaults,
+    /// The request with this number finds a defect of the server.
+    pub(crate) defective: Option<u64>,
 }
 
 impl House {
@@ -72,21 +78,20 @@ impl House {
     }
 
     pub(crate) fn with(options: HouseOptions) -> Self {
-        let HouseOptions { settings, engine, gate, defaults } = options;
+        let gate = options.gate.clone();
         let factory =
             move || -> Result<Box<dyn Executor>, Fault> { Ok(Box::new(Parrot::new(gate.clone()))) };
-        Self::over(factory, settings, engine, defaults)
+        Self::over(factory, options)
     }
 
+    /// With another executor.
     pub(crate) fn over(
         factory: impl FnMut() -> Result<Box<dyn Executor>, Fault> + Send + 'static,
-        settings: FrontSettings,
-        engine_settings: EngineSettings,
-        defaults: SamplingDefaults,
+        options: HouseOptions,
     ) -> Self {
+        let HouseOptions { settings, engine, defaults, defective, .. } = options;
         let metrics = Arc::new(Metrics::new());
-        let (engine, handle) =
-            Engine::start(factory, engine_settings, metrics.engine("parrot")).unwrap();
+        let (engine, handle) = Engine::start(factory, engine, metrics.engine("parrot")).unwrap();
         let model = ServedModel {
             names: vec!["parrot".into(), "birds/parrot".into()],
             created: 1_600_000_000,
@@ -95,7 +100,7 @@ impl House {
             engine: handle.clone(),
             defaults,
         };
-        let source = Box::new(FixedSource(AtomicU64::new(1)));
+        let source = Box::new(FixedSource { ids: AtomicU64::new(1), defective });
         let state = FrontState::with_source(vec![model], metrics, settings, source);
         Self { router: router(state.clone()), state, handle, engine: Some(engine) }
     }
