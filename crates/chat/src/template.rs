@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Work that one rendering may take; also bounds the memory it can allocate, at 64 bytes a unit.
-const FUEL: u64 = 4_000_000;
+const FUEL: u64 = 2_000_000;
 /// Longest prompt text. The longest contexts served are about a million tokens of four bytes.
 const OUTPUT_BYTES_MAX: usize = 16 << 20;
 /// Nesting of macros, loops and conditions. Templates need about ten; the stacks of servers' threads are small.
