@@ -65,7 +65,9 @@ impl Random {
 pub fn input(target: &Target, corpus: &[Vec<u8>], seed: u64) -> Vec<u8> {
     let mut random = Random::new(seed);
     let mut input = random.pick(corpus).clone();
-    for _ in 0..=random.below(CHANGES_MAX) {
+    // Mostly few, because one is often enough to end the parsing early.
+    let changes_max = 1 + random.below(CHANGES_MAX);
+    for _ in 0..=random.below(changes_max) {
         change(&mut input, target, corpus, &mut random);
         input.truncate(INPUT_BYTES_MAX);
     }

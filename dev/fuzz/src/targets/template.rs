@@ -3,7 +3,7 @@
 use std::time::UNIX_EPOCH;
 
 use chat::{ChatTemplate, RenderOptions};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::Target;
 
@@ -71,7 +71,10 @@ const OUTPUT_BYTES_MAX: usize = 16 << 20;
 fn feed(input: &[u8]) {
     let mut parts = input.splitn(2, |byte| *byte == 0).map(String::from_utf8_lossy);
     let (Some(source), Some(messages)) = (parts.next(), parts.next()) else { return };
-    let Ok(Value::Array(messages)) = serde_json::from_str(&messages) else { return };
+    // Where the messages are broken, the template may still be of interest.
+    let messages = serde_json::from_str(&messages).ok();
+    let messages: Vec<Value> =
+        messages.unwrap_or_else(|| vec![json!({"role": "user", "content": "x"})]);
     let Ok(template) = ChatTemplate::new(&source, "<s>", "</s>") else { return };
     let tools = Value::Array(messages.clone());
     let plain = RenderOptions::new(UNIX_EPOCH);

@@ -1,15 +1,19 @@
 //! Runs every target for a bounded number of iterations, with a bound on memory.
+//!
+//! If the program dies, the seed is in `target/tmp/fuzz-TARGET.seed`.
 
 mod memory;
 
 use std::{
     env,
+    fs::File,
+    os::unix::fs::FileExt,
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
 use fuzz::{Target, mutate, targets};
 
-const ITERATIONS_DEFAULT: u64 = 3000;
+const ITERATIONS_DEFAULT: u64 = 20_000;
 const SEED_DEFAULT: u64 = 0x4252_4947_4144_4500;
 
 /// A number from the environment.
@@ -26,10 +30,16 @@ fn fuzz(target: &Target) {
         check(target, valid, None);
     }
     let seed = setting("BRIGADE_FUZZ_SEED", SEED_DEFAULT);
+    // Where a stack overflow ends the program at once, this is what is left to tell the seed.
+    let last_seed = format!("{}/fuzz-{}.seed", env!("CARGO_TARGET_TMPDIR"), target.name);
+    let last_seed = File::create(last_seed).expect("the folder for temporary files is writable");
     // Seeds count up, so that one iteration can be repeated alone.
     for seed in
         (0..setting("BRIGADE_FUZZ_ITERATIONS", ITERATIONS_DEFAULT)).map(|i| seed.wrapping_add(i))
     {
+        last_seed
+            .write_all_at(format!("{seed:020}\n").as_bytes(), 0)
+            .expect("the file is writable");
         check(target, &mutate::input(target, &corpus, seed), Some(seed));
     }
 }
