@@ -139,4 +139,4 @@ fn special_tokens(vocabulary: &Vocabulary) -> SpecialTokens {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -170,4 +170,4 @@ fn read_json(path: &Path, bytes_max: u64) -> Result<Option<Value>, Error> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,0 +1,109 @@
+//! The tokenizer of a real model against what an independent implementation gave.
+//!
+//! Set `BRIGADE_TEST_GGUF` to the path of SmolLM2-135M-Instruct in Q4_1 to run this.
+
+#![expect(clippy::unwrap_used, reason = "in a test, failing there is the message")]
+
+use std::{fs, path::Path, sync::Arc};
+
+use chat::{ChatTemplate, RenderOptions};
+use serde_json::Value;
+use tokenizer::{IncrementalDecoder, TokenKind, Tokenizer, Vocabulary};
+use weights::{Source, Weights};
+
+const GOLDEN: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../../dev/golden/smollm2-135m-instruct-q4_1.json");
+
+struct Model {
+    tokenizer: Arc<Tokenizer>,
+    template: String,
+}
+
+/// The model, or none with a word on why.
+fn model(test: &str) -> Option<Model> {
+    let Some(path) = std::env::var_os("BRIGADE_TEST_GGUF") else {
+        eprintln!("{test}: SKIPPED, because BRIGADE_TEST_GGUF is not set");
+        return None;
+    };
+    let weights = Weights::open(Path::new(&path)).unwrap();
+    let Source::Gguf(metadata) = weights.source() else { panic!("{path:?} is not a GGUF file") };
+    let keys = metadata.vocabulary().unwrap();
+    let kinds = keys.token_types.iter().map(|number| TokenKind::from_number(*number).unwrap());
+    let vocabulary = Vocabulary {
+        model: keys.model.to_owned(),
+        pre: keys.pre.map(str::to_owned),
+        tokens: keys.tokens.to_vec(),
+        scores: keys.scores.to_vec(),
+        kinds: kinds.collect(),
+        merges: keys.merges.to_vec(),
+        bos: keys.bos,
+        eos: keys.eos,
+        eot: keys.eot,
+        unk: keys.unk,
+        pad: keys.pad,
+        add_bos: keys.add_bos,
+        add_eos: keys.add_eos,
+        add_space_prefix: keys.add_space_prefix,
+    };
+    let tokenizer = Arc::new(Tokenizer::from_vocabulary(vocabulary).unwrap());
+    Some(Model { tokenizer, template: keys.chat_template.unwrap().to_owned() })
+}
+
+fn golden() -> Value {
+    serde_json::from_str(&fs::read_to_string(GOLDEN).unwrap()).unwrap()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap().try_into().unwrap()).collect()
+}
+
+#[test]
+fn texts_become_the_golden_tokens_and_back() {
+    let Some(model) = model("texts_become_the_golden_tokens_and_back") else { return };
+    let golden = golden();
+    let cases = golden["tokenize"].as_array().unwrap();
+    assert!(!cases.is_empty());
+    for case in cases {
+        let text = case["text"].as_str().unwrap();
+        let expect = ids(&case["ids"]);
+        assert_eq!(model.tokenizer.encode(text, true).unwrap(), expect, "{text:?}");
+        assert_eq!(
+            model.tokenizer.decode(&expect, false).unwrap(),
+            case["decoded"].as_str().unwrap()
+        );
+        let mut decoder = IncrementalDecoder::new(Arc::clone(&model.tokenizer), false);
+        let mut parts: String = expect.iter().map(|id| decoder.push(*id).unwrap()).collect();
+        parts.push_str(&decoder.finish());
+        assert_eq!(parts, case["decoded"].as_str().unwrap());
+    }
+    for case in golden["generate"].as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        assert_eq!(
+            model.tokenizer.encode(text, true).unwrap(),
+            ids(&case["prompt_ids"]),
+            "{text:?}"
+        );
+        let greedy = model.tokenizer.decode(&ids(&case["greedy_ids"]), false).unwrap();
+        assert_eq!(greedy, case["greedy_text"].as_str().unwrap());
+    }
+}
+
+#[test]
+fn chats_become_the_golden_prompts() {
+    let Some(model) = model("chats_become_the_golden_prompts") else { return };
+    let special = model.tokenizer.special();
+    assert_eq!((special.bos, &special.eos[..]), (Some(1), &[2, 0][..]));
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let template =
+        ChatTemplate::new(&model.template, &text(&special.bos_text), &text(&special.eos_text))
+            .unwrap();
+    let golden = golden();
+    let cases = golden["chat"].as_array().unwrap();
+    assert!(!cases.is_empty());
+    for case in cases {
+        let messages = case["messages"].as_array().unwrap();
+        let prompt = template.render(messages, &RenderOptions::new(std::time::UNIX_EPOCH)).unwrap();
+        assert_eq!(prompt, case["rendered"].as_str().unwrap());
+        assert_eq!(model.tokenizer.encode(&prompt, false).unwrap(), ids(&case["ids"]));
+    }
+}
