@@ -94,21 +94,32 @@ def test_a_client_that_does_not_read_holds_up_nobody(server, model, ask):
     server.wait_idle()
 
 
-def test_a_full_queue_says_so(server, client, model):
+def test_a_full_queue_says_so(server, async_client, client, model):
     server.wait_idle()
     options = endless(model, n=128, stream=True)
     extra = {"ignore_eos": options.pop("ignore_eos")}
-    streams = []
-    try:
-        with pytest.raises(openai.RateLimitError) as caught:
-            for _ in range(256):
-                streams.append(client.chat.completions.create(**options, extra_body=extra))
-    finally:
-        for stream in streams:
-            stream.close()
-    assert int(caught.value.response.headers["retry-after"]) >= 1
-    assert caught.value.response.headers["x-should-retry"] == "true"
-    assert caught.value.type == "rate_limit_error"
+
+    async def fill():
+        asks = [
+            asyncio.create_task(async_client.chat.completions.create(**options, extra_body=extra))
+            for _ in range(32)
+        ]
+        # Those that have a place wait for their first token; the first to be refused is refused at once.
+        await asyncio.wait(asks, return_when=asyncio.FIRST_EXCEPTION)
+        refusals = [ask.exception() for ask in asks if ask.done() and ask.exception()]
+        for ask in asks:
+            ask.cancel()
+        await asyncio.gather(*asks, return_exceptions=True)
+        await async_client.close()
+        return refusals
+
+    refusals = asyncio.run(fill())
+    assert refusals
+    for refusal in refusals:
+        assert isinstance(refusal, openai.RateLimitError)
+        assert int(refusal.response.headers["retry-after"]) >= 1
+        assert refusal.response.headers["x-should-retry"] == "true"
+        assert refusal.type == "rate_limit_error"
     server.wait_idle()
     assert client.models.list().data
 

@@ -12,7 +12,7 @@ use tower_http::cors::CorsLayer;
 use crate::{
     Error, access, admin,
     openai::{chat, completions, models},
-    state::FrontState,
+    state::{FrontSettings, FrontState},
     tokens,
 };
 
@@ -53,12 +53,15 @@ async fn method_not_allowed(request: Request) -> Response {
     Error::MethodNotAllowed { method: request.method().clone(), path }.into_response()
 }
 
-/// Reads and checks a body as each of the routes that take one would, without a server and without a model. For
-/// fuzzing: it must return for every input, whatever it thinks of it.
-pub fn check_body(body: &[u8]) -> Result<(), Error> {
-    let choices_max = crate::FrontSettings::default().choices_max;
-    let chat = chat::check(choices_max, body).map(drop);
-    let completions = completions::check(choices_max, body).map(drop);
-    let tokens = tokens::check(body);
-    chat.or(completions).or(tokens)
+/// Reads and checks a body as the route at `path` would, without a server and without a model. For fuzzing: it returns
+/// for every input, whatever it thinks of it.
+pub fn check_body(path: &str, body: &[u8]) -> Result<(), Error> {
+    let choices_max = FrontSettings::default().choices_max;
+    match path {
+        "/v1/chat/completions" => chat::check(choices_max, body).map(drop),
+        "/v1/completions" => completions::check(choices_max, body).map(drop),
+        "/tokenize" => tokens::check_tokenize(body),
+        "/detokenize" => tokens::check_detokenize(body),
+        _ => Err(Error::RouteNotFound { path: path.to_owned() }),
+    }
 }

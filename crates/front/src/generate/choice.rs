@@ -110,7 +110,7 @@ impl Choice {
                     end: self.rules.prompt_only.then_some(End::Length),
                     ..Piece::default()
                 }),
-                Some(RequestEvent::Token { token, logprobs }) => self.drawn(token, logprobs)?,
+                Some(RequestEvent::Token { token, logprobs }) => self.drawn(token, logprobs),
                 Some(RequestEvent::Finished { reason, .. }) => Some(self.finished(reason)),
                 Some(RequestEvent::Failed(fault)) => return Err(fault),
                 None => return Err(Fault::internal("the engine ended an answer without a reason")),
@@ -121,31 +121,28 @@ impl Choice {
         }
     }
 
-    fn drawn(
-        &mut self,
-        token: TokenId,
-        logprobs: Option<TokenLogprobs>,
-    ) -> Result<Option<Piece>, Fault> {
+    fn drawn(&mut self, token: TokenId, logprobs: Option<TokenLogprobs>) -> Option<Piece> {
         if self.rules.prompt_only {
-            return Ok(Some(self.piece(String::new(), Some(End::Length))));
+            return Some(self.piece(String::new(), Some(End::Length)));
         }
         self.tokens.push(Drawn { token, logprobs, offset: self.characters });
         self.tokens_drawn += 1;
         if self.rules.stop_token_ids.contains(&token) && !self.rules.include_stop {
-            return Ok(None);
+            return None;
         }
-        let text = self.decoder.push(token).map_err(Fault::from)?;
+        // Models often have more logits than their vocabulary has tokens; what is beyond it has no text.
+        let text = self.decoder.push(token).unwrap_or_default();
         self.characters += text.chars().count();
         if text.is_empty() {
-            return Ok(None);
+            return None;
         }
         if self.tokens_drawn <= self.rules.tokens_min {
-            return Ok(Some(self.piece(text, None)));
+            return Some(self.piece(text, None));
         }
         let progress = self.stops.push(&text);
         let end = progress.stopped.map(|index| self.stopped_at(index));
         let nothing = progress.text.is_empty() && end.is_none();
-        Ok((!nothing).then(|| self.piece(progress.text, end)))
+        (!nothing).then(|| self.piece(progress.text, end))
     }
 
     /// The engine is done; what was held back can go.

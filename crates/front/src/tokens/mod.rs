@@ -135,25 +135,33 @@ pub(crate) async fn detokenize(
     let chore_state = state.clone();
     state
         .chore(body.len(), move || {
-            let fields = json::parse::<DetokenizeFields>(&body)?;
-            let model = chore_state.model(fields.model.as_deref())?;
+            let (model, tokens) = detokenize_fields(&body)?;
+            let model = chore_state.model(model.as_deref())?;
             record.set_model(model.name());
-            let Some(tokens) = fields.tokens else {
-                return Err(Error::field("tokens", "is missing"));
-            };
             let text = model.tokenizer.decode(&tokens, false);
-            let prompt = text.map_err(|error| Error::Fault(error.into()))?;
+            let prompt = text.map_err(|error| Error::field("tokens", error.to_string()))?;
             Ok(Json(Detokenized { prompt }))
         })
         .await
 }
 
+/// The model's name and the tokens.
+fn detokenize_fields(body: &[u8]) -> Result<(Option<String>, Vec<TokenId>), Error> {
+    let DetokenizeFields { model, tokens } = json::parse(body)?;
+    let tokens = tokens.ok_or_else(|| Error::field("tokens", "is missing"))?;
+    Ok((model, tokens))
+}
+
 /// Checks a body as `/tokenize` would, without a model.
-pub(crate) fn check(body: &[u8]) -> Result<(), Error> {
+pub(crate) fn check_tokenize(body: &[u8]) -> Result<(), Error> {
     let fields = json::parse::<TokenizeFields>(body)?;
     if fields.messages.is_some() {
         json::parse::<ChatPrompt>(body)?.check()?;
     }
-    json::parse::<DetokenizeFields>(body)?;
     Ok(())
+}
+
+/// The same for `/detokenize`.
+pub(crate) fn check_detokenize(body: &[u8]) -> Result<(), Error> {
+    detokenize_fields(body).map(drop)
 }

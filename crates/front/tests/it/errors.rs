@@ -140,7 +140,8 @@ async fn a_body_that_is_not_json_says_where() {
         assert_eq!(error["code"], "invalid_json");
         assert!(error["message"].as_str().unwrap().contains(says), "{body}: {error}");
     }
-    let deep = format!("{{\"messages\": {}", "[".repeat(10_000));
+    let nested = "[".repeat(10_000) + &"]".repeat(10_000);
+    let deep = format!("{{\"messages\": [{{\"role\": \"user\", \"content\": {nested}}}]}}");
     let error = error(&house.post("/v1/chat/completions", deep).await, 400);
     assert!(error["message"].as_str().unwrap().contains("recursion"), "{error}");
 }
@@ -242,10 +243,8 @@ async fn a_body_that_does_not_arrive_is_given_up() {
 
 #[tokio::test]
 async fn keys_are_asked_for() {
-    let settings = FrontSettings {
-        api_keys: vec!["sesame".into(), "sim".into()],
-        ..FrontSettings::default()
-    };
+    let settings =
+        FrontSettings { api_keys: vec!["sesame".into(), "sim".into()], ..FrontSettings::default() };
     let house = House::with(HouseOptions { settings, ..HouseOptions::default() });
     let with_key = |path: &str, value: &str| {
         Request::get(path).header("authorization", value).body(Body::empty()).unwrap()

@@ -68,7 +68,8 @@ impl Speech {
         let prompt = &self.tokens[..self.admission.prompt_len as usize];
         let said = self.tokens.len() - prompt.len();
         let sampling = &self.admission.sampling;
-        let start = if sampling.temperature > 0.0 { sampling.seed as usize % prompt.len() } else { 0 };
+        let start =
+            if sampling.temperature > 0.0 { sampling.seed as usize % prompt.len() } else { 0 };
         let goes_on = (said as u32) < sampling.tokens_min
             || (sampling.stop_token_ids.is_empty() || said < prompt.len());
         if goes_on { prompt[(start + said) % prompt.len()] } else { END }

@@ -73,9 +73,8 @@ impl House {
 
     pub(crate) fn with(options: HouseOptions) -> Self {
         let HouseOptions { settings, engine, gate, defaults } = options;
-        let factory = move || -> Result<Box<dyn Executor>, Fault> {
-            Ok(Box::new(Parrot::new(gate.clone())))
-        };
+        let factory =
+            move || -> Result<Box<dyn Executor>, Fault> { Ok(Box::new(Parrot::new(gate.clone()))) };
         Self::over(factory, settings, engine, defaults)
     }
 
@@ -192,7 +191,8 @@ impl Answer {
     /// The events of a stream that ended well.
     pub(crate) fn chunks(&self) -> Vec<Value> {
         assert_eq!(self.status, StatusCode::OK, "{}", self.text());
-        let lines: Vec<&str> = self.text().split("\n\n").filter(|event| !event.is_empty()).collect();
+        let lines: Vec<&str> =
+            self.text().split("\n\n").filter(|event| !event.is_empty()).collect();
         assert_eq!(lines.last(), Some(&"data: [DONE]"));
         lines[..lines.len() - 1].iter().map(|event| data(event)).collect()
     }

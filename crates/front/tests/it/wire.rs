@@ -58,7 +58,7 @@ async fn a_chat_with_everything() {
 
 #[tokio::test]
 async fn a_completion() {
-    let body = json!({"prompt": ["ab", [99]], "temperature": 0, "echo": true, "logprobs": 1});
+    let body = json!({"prompt": ["ab", "c"], "temperature": 0, "echo": true, "logprobs": 1});
     insta::assert_snapshot!(House::new().complete(body).await.text());
 }
 
