@@ -5,9 +5,11 @@
 //!
 //! Pure: no clock (the time is part of [`RenderOptions`]), no I/O but reading a model folder.
 
+mod assigned;
 mod content;
 mod error;
 mod json;
+mod prepare;
 mod template;
 
 pub use error::Error;

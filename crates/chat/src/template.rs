@@ -16,12 +16,14 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     Error,
+    assigned::add_checks,
     content::{ContentForms, normalise},
     json::{Style, dumps},
+    prepare::prepare,
 };
 
 /// Work that one rendering may take; also bounds the memory it can allocate, at 64 bytes a unit.
-const FUEL: u64 = 4_000_000;
+const FUEL: u64 = 2_000_000;
 /// Longest prompt text. The longest contexts served are about a million tokens of four bytes.
 const OUTPUT_BYTES_MAX: usize = 16 << 20;
 /// Nesting of macros, loops and conditions. Templates need about ten; the stacks of servers' threads are small.
@@ -104,13 +106,9 @@ impl ChatTemplate {
         let mut environment = environment()?;
         environment.add_global("bos_token", bos_text);
         environment.add_global("eos_token", eos_text);
-        environment
-            .add_template_owned(CHAT, without_generation_tags(main))
-            .map_err(syntax_error)?;
+        environment.add_template_owned(CHAT, prepare(main)).map_err(syntax_error)?;
         if let Some(source) = tool_use {
-            environment
-                .add_template_owned(TOOL_USE, without_generation_tags(source))
-                .map_err(syntax_error)?;
+            environment.add_template_owned(TOOL_USE, prepare(source)).map_err(syntax_error)?;
         }
         let forms = ContentForms { text: true, parts: true };
         let mut template = Self { environment, has_tool_use: tool_use.is_some(), forms };
@@ -222,6 +220,7 @@ fn environment() -> Result<Environment<'static>, Error> {
         },
     );
     environment.add_filter("tojson", to_json);
+    add_checks(&mut environment).map_err(syntax_error)?;
     Ok(environment)
 }
 
@@ -285,30 +284,6 @@ fn format_time(now: SystemTime, format: &str) -> Result<String, minijinja::Error
     };
     let timestamp = jiff::Timestamp::try_from(now).map_err(bad)?;
     jiff::fmt::strtime::format(format, &timestamp.to_zoned(jiff::tz::TimeZone::UTC)).map_err(bad)
-}
-
-/// `transformers` has a block tag `generation` that marks the assistant's text for training. For rendering it is a
-/// block that is always there.
-fn without_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let (before, tag) = rest.split_at(start + 2);
-        out.push_str(before);
-        let Some(end) = tag.find("%}") else {
-            rest = tag;
-            break;
-        };
-        let (inner, after) = tag.split_at(end);
-        match inner.trim_matches(['-', '+']).trim() {
-            "generation" => out.push_str(&inner.replace("generation", "if true")),
-            "endgeneration" => out.push_str(&inner.replace("endgeneration", "endif")),
-            _ => out.push_str(inner),
-        }
-        rest = after;
-    }
-    out.push_str(rest);
-    out
 }
 
 /// Collects output up to the limit.

@@ -162,7 +162,36 @@ fn python_is_understood() {
 #[test]
 fn generation_tags_are_transparent() {
     check("a {%- generation -%} b {% endgeneration %}c", hello(), "ab c");
-    assert_eq!(without_generation_tags("{% generationx %} {% open"), "{% generationx %} {% open");
+}
+
+#[test]
+fn values_that_contain_themselves_or_are_very_deep_are_refused() {
+    let refused = |source: &str, expect: &str| {
+        let error =
+            template(source).render(&messages(hello()), &options()).unwrap_err().to_string();
+        assert!(error.contains(expect), "{error}");
+    };
+    for cycle in ["ns", "[ns]", "{'a': [ns]}", "namespace(a=ns)", "[ns][::1]"] {
+        let source =
+            format!("{{% set ns = namespace(x=1) %}}{{% set ns.x = {cycle} %}}{{{{ ns }}}}");
+        refused(&source, "a namespace cannot be kept in a namespace");
+    }
+    refused(
+        "{% set ns = namespace(x=1) %}{% for i in range(999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}",
+        "too deep",
+    );
+    refused(&format!("{}{{{{ x }}}}", "{% set x = [x] %}".repeat(999)), "too deep");
+    refused(
+        &format!("{{% set x = [1] %}}{}{{{{ x }}}}", "{% set x = [x[::1]] %}".repeat(999)),
+        "too deep",
+    );
+    // What is fine stays fine.
+    check(
+        "{% set x = messages[::-1] %}{% set a, b = 1, [2] %}{{ x[0].role }}{{ a }}{{ b[0] }}",
+        hello(),
+        "user12",
+    );
+    check("{% set x = 1 if false %}{{ x is defined }}", hello(), "False");
 }
 
 #[test]

@@ -9,12 +9,12 @@ use std::{
 /// Types for which all bytes zero is a value and which need no drop.
 ///
 /// # Safety
-/// Both must hold for the implementing type.
+/// Both must hold for the implementing type, which must be at most 64 bytes large and not zero-sized.
 pub unsafe trait Plain: Copy + Send + Sync + 'static {}
 
 macro_rules! plain {
     ($($name:ty),*) => {
-        // SAFETY: integers and floats have no invalid bit patterns and no drop.
+        // SAFETY: integers and floats have no invalid bit patterns and no drop, and are 1 to 4 bytes large.
         $(unsafe impl Plain for $name {})*
     };
 }
@@ -22,8 +22,11 @@ plain!(u8, i8, u16, u32, i32, f32);
 
 /// A fixed-length slice on a 64-byte boundary, zero at first. Large ones take memory from the system as they are touched.
 pub struct AlignedBuffer<T: Plain> {
+    /// The first element on the boundary.
     pointer: NonNull<T>,
     len: usize,
+    /// What the allocator gave.
+    base: *mut u8,
 }
 
 // SAFETY: the buffer owns its memory like a boxed slice does, and `T` is `Send`.
@@ -32,32 +35,42 @@ unsafe impl<T: Plain> Send for AlignedBuffer<T> {}
 unsafe impl<T: Plain> Sync for AlignedBuffer<T> {}
 
 impl<T: Plain> AlignedBuffer<T> {
-    const ALIGN: usize = 64;
+    const BOUNDARY: usize = 64;
 
     /// A zeroed buffer of `len` elements.
     pub fn zeroed(len: usize) -> Self {
         if len == 0 {
-            return Self { pointer: NonNull::dangling(), len };
+            return Self { pointer: NonNull::dangling(), len, base: std::ptr::null_mut() };
         }
         let layout = Self::layout(len);
-        // SAFETY: the layout has a size above zero, as `len` is and no `Plain` type is zero-sized.
-        let pointer = unsafe { alloc_zeroed(layout) };
-        let pointer =
-            NonNull::new(pointer.cast::<T>()).unwrap_or_else(|| handle_alloc_error(layout));
-        Self { pointer, len }
+        // SAFETY: the layout has a size above zero.
+        let base = unsafe { alloc_zeroed(layout) };
+        if base.is_null() {
+            handle_alloc_error(layout);
+        }
+        let offset = base.align_offset(Self::BOUNDARY);
+        // SAFETY: the layout has room for a boundary's worth of bytes before the elements.
+        let pointer = unsafe { base.add(offset) };
+        let pointer = NonNull::new(pointer.cast()).expect("inside of an allocation");
+        Self { pointer, len, base }
     }
 
+    /// The elements and room to move them to the boundary. A layout with that alignment would be simpler, but for such
+    /// ones the system's allocator writes the zeros itself instead of taking fresh pages, which are zero and not yet
+    /// there.
     fn layout(len: usize) -> Layout {
-        let bytes = len.checked_mul(size_of::<T>()).expect("a buffer fits the address space");
-        Layout::from_size_align(bytes, Self::ALIGN).expect("64 is a power of two")
+        len.checked_mul(size_of::<T>())
+            .and_then(|bytes| bytes.checked_add(Self::BOUNDARY))
+            .and_then(|bytes| Layout::from_size_align(bytes, align_of::<T>()).ok())
+            .expect("a buffer fits the address space")
     }
 }
 
 impl<T: Plain> Drop for AlignedBuffer<T> {
     fn drop(&mut self) {
         if self.len > 0 {
-            // SAFETY: the pointer came from `alloc_zeroed` with this same layout.
-            unsafe { dealloc(self.pointer.as_ptr().cast(), Self::layout(self.len)) };
+            // SAFETY: the base came from `alloc_zeroed` with this same layout.
+            unsafe { dealloc(self.base, Self::layout(self.len)) };
         }
     }
 }

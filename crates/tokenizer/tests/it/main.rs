@@ -2,6 +2,8 @@
 //!
 //! Set `BRIGADE_TEST_GGUF` to the path of SmolLM2-135M-Instruct in Q4_1 to run this.
 
+#![expect(clippy::unwrap_used, reason = "in a test, failing there is the message")]
+
 use std::{fs, path::Path, sync::Arc};
 
 use chat::{ChatTemplate, RenderOptions};

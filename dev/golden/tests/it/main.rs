@@ -1,3 +1,4 @@
 //! One binary for all golden tests.
 
 mod real_model;
+mod round_trips;

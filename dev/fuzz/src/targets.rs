@@ -1,0 +1,10 @@
+//! The targets, one file each.
+
+pub mod gguf;
+pub mod safetensors;
+pub mod template;
+
+use crate::Target;
+
+/// All targets.
+pub const ALL: &[Target] = &[gguf::TARGET, safetensors::TARGET, template::TARGET];
