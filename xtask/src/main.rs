@@ -1,2 +1,37 @@
-//! Chores of the workspace: `cargo xtask ci`.
-fn main() {}
+//! Chores of the workspace.
+//!
+//! `cargo xtask ci` is everything that has to pass before a change goes in, in the order in which it is cheapest to
+//! find out; `cargo xtask ci --fast` is the part of it without a model; `cargo xtask tidy` holds the tree to its rules.
+
+mod ci;
+mod process;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use workspace::Workspace;
+
+const USAGE: &str = "\
+usage: cargo xtask ci [--fast]   format, rules, lints, documentation, every test, real clients
+       cargo xtask tidy          the rules of the tree alone";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["ci"] => ci::run(ci::Scope::All),
+        ["ci", "--fast"] => ci::run(ci::Scope::Fast),
+        ["tidy"] => match Workspace::open().and_then(|workspace| tidy::check(&workspace)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
+        _ => {
+            eprintln!("{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}

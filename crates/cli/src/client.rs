@@ -1,5 +1,5 @@
-//! A client of the server's own HTTP interface, for `chat` and `generate`: one way to a model, whether it runs elsewhere or
-//! in this process.
+//! A client of the server's own HTTP interface, for `chat` and `generate`: one way to a model, whether it runs
+//! elsewhere or in this process.
 
 use std::{
     io::{BufRead, BufReader},
@@ -52,8 +52,8 @@ pub(crate) enum Piece {
 }
 
 impl Client {
-    /// Finds a server, or becomes one: the server at `url`; or the one at the settings' address, if it serves `model`; or
-    /// one in this process.
+    /// Finds a server, or becomes one: the server at `url`; or the one at the settings' address, if it serves
+    /// `model`; or one in this process.
     pub(crate) fn connect(
         runtime: &Runtime,
         settings: &Settings,
@@ -157,7 +157,8 @@ impl Client {
     }
 }
 
-/// Reads server-sent events until the end, or until nobody listens; then the connection is dropped, and the server stops.
+/// Reads server-sent events until the end, or until nobody listens; then the connection is dropped, and the server
+/// stops.
 fn read_stream(
     agent: &ureq::Agent,
     url: &str,

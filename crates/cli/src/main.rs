@@ -42,16 +42,15 @@ fn run(matches: &ArgMatches) -> anyhow::Result<()> {
 /// The program's own version.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Checks what the argument tables promise.
+/// Shorthand for a subcommand with all settings as flags.
+fn with_settings(command: Command) -> Command {
+    settings::add_flags(command, &["model", "server", "engine", "log"])
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         super::commands::command().debug_assert();
     }
-}
-
-/// Shorthand for a subcommand with all settings as flags.
-fn with_settings(command: Command) -> Command {
-    settings::add_flags(command, &["model", "server", "engine", "log"])
 }

@@ -10,8 +10,8 @@ use types::{Executor, ExecutorInfo, Fault, FaultKind, MemoryReport, StepOutcome,
 
 pub(crate) type Factory = Box<dyn FnMut() -> Result<Box<dyn Executor>, Fault> + Send>;
 
-/// Holds an executor, if there is one that works. Panics end here: they become faults, and whatever panicked is dropped,
-/// so no broken state is ever looked at again.
+/// Holds an executor, if there is one that works. Panics end here: they become faults, and whatever panicked is
+/// dropped, so no broken state is ever looked at again.
 pub(crate) struct ExecutorGuard {
     factory: Factory,
     executor: Option<Box<dyn Executor>>,

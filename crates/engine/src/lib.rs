@@ -5,8 +5,8 @@
 //! stream has room for every event that its request can have. Dropping a `Generation` aborts its request.
 //!
 //! When a step fails as a whole, by a fault or a panic of the executor, the executor is built again and the requests
-//! are computed again in it, so their streams go on; one that is to blame ends alone (see `scheduler`). An executor that
-//! keeps failing makes the engine give up: it ends what it has and refuses what comes.
+//! are computed again in it, so their streams go on; one that is to blame ends alone (see `scheduler`). An executor
+//! that keeps failing makes the engine give up: it ends what it has and refuses what comes.
 //!
 //! The thread is `replica.rs`; it knows its clock and its channel only as arguments of `run`.
 

@@ -1,7 +1,7 @@
 //! From a listening socket to routed requests, and the way down at shutdown.
 //!
-//! HTTP/1.1 only: without TLS no client of note speaks HTTP/2, and its flow control would hide a client that has stopped
-//! reading from [`StallGuard`].
+//! HTTP/1.1 only: without TLS no client of note speaks HTTP/2, and its flow control would hide a client that has
+//! stopped reading from [`StallGuard`].
 
 use std::{io, sync::Arc, time::Duration};
 

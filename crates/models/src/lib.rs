@@ -1,5 +1,5 @@
-//! Models as data. A file in `arch/` reads a checkpoint's configuration into a [`DecoderSpec`]; `lower` turns the spec and
-//! the weights, once at load, into a [`Program`]: a flat list of kernel calls with their buffers planned.
+//! Models as data. A file in `arch/` reads a checkpoint's configuration into a [`DecoderSpec`]; `lower` turns the
+//! spec and the weights, once at load, into a [`Program`]: a flat list of kernel calls with their buffers planned.
 //!
 //! Architecture files know no device; the program knows no architecture.
 

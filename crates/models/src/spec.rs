@@ -4,8 +4,8 @@ use kernels::{attention::HEAD_DIM_MAX, rope::RopePairs};
 
 use crate::{Error, RopeScaling};
 
-/// A decoder-only transformer: embedding, layers of attention and gated feed-forward with norms before each, a last norm,
-/// and a projection to logits. Everything that differs between its architectures is a field.
+/// A decoder-only transformer: embedding, layers of attention and gated feed-forward with norms before each, a last
+/// norm, and a projection to logits. Everything that differs between its architectures is a field.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderSpec {
     /// Name of the architecture.

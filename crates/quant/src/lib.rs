@@ -1,5 +1,6 @@
-//! Quantization formats as plug-ins: one file a format says what its bytes mean (`dequantise`, the oracle) and how 32 of
-//! its weights are handed to the kernels (`unpack`). Nothing outside this crate knows a format by more than its name.
+//! Quantization formats as plug-ins: one file a format says what its bytes mean (`dequantise`, the oracle) and how
+//! 32 of its weights are handed to the kernels (`unpack`). Nothing outside this crate knows a format by more than
+//! its name.
 
 mod formats;
 

@@ -1,5 +1,5 @@
-//! The two readings of each format (weights one by one, and packed for the kernels) agree on any bytes, and the readings
-//! agree with blocks worked out by hand.
+//! The two readings of each format (weights one by one, and packed for the kernels) agree on any bytes, and the
+//! readings agree with blocks worked out by hand.
 
 use device::cpu::ThreadPool;
 
@@ -120,7 +120,8 @@ fn blocks_worked_out_by_hand() {
         &bytes,
         &[(0, 0.5 * 3.0 * 9.0 - 0.25 * 5.0), (far, 0.5 * 39.0 * 27.0 - 0.25 * 24.0)],
     );
-    // Weight 128 + 64 + 32 + 1 = 225: second half, quarter 3: high halves of bytes 32.. of its low bits, top two high bits.
+    // Weight 128 + 64 + 32 + 1 = 225: second half, quarter 3: high halves of bytes 32.. of its low bits, top two
+    // high bits.
     let mut low = [0_u8; 128];
     low[64 + 32 + 1] = 0x70;
     let mut high = [0_u8; 64];

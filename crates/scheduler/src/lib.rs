@@ -4,8 +4,8 @@
 //! [`Scheduler::commit`] folds the outcome back. There is no prefill phase and no decode phase: a request has tokens
 //! known and positions computed, and a step hands out a budget of positions.
 //!
-//! Pure: no clock, no threads, no I/O, no randomness, containers in a fixed order. Time is an argument, a duration since
-//! an origin that the caller chose. The same calls give the same plans.
+//! Pure: no clock, no threads, no I/O, no randomness, containers in a fixed order. Time is an argument, a duration
+//! since an origin that the caller chose. The same calls give the same plans.
 //!
 //! What always holds ([`Scheduler::invariants`] checks it):
 //! - A request ends once, and its tokens come out once each, preempted or not.

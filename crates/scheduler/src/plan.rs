@@ -42,8 +42,8 @@ pub(crate) struct FlightItem {
 impl Scheduler {
     /// The next step, or nothing while one is under way or when there is nothing to do.
     ///
-    /// The last requests to end leave slots of which the executor is told in a plan without items, so that it lets go of
-    /// what it holds for them; its outcome is empty.
+    /// The last requests to end leave slots of which the executor is told in a plan without items, so that it lets
+    /// go of what it holds for them; its outcome is empty.
     pub fn plan(&mut self, now: Duration) -> Option<StepPlan> {
         if self.flight.is_some() {
             return None;

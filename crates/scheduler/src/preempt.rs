@@ -9,8 +9,8 @@ use types::{Fault, RequestEvent, RequestId, SlotId};
 use crate::{Scheduler, plan::Draft, scheduler::Vacated};
 
 impl Scheduler {
-    /// Finds a block for the next position of the request in `slot`, if it needs one. Whoever has the highest rank gives
-    /// way until there is one, at last the request itself. Says whether the request still runs.
+    /// Finds a block for the next position of the request in `slot`, if it needs one. Whoever has the highest rank
+    /// gives way until there is one, at last the request itself. Says whether the request still runs.
     pub(crate) fn make_room(&mut self, draft: &mut Draft, slot: SlotId) -> bool {
         loop {
             let running = self.slots.get_mut(slot).expect("the caller saw it run");

@@ -15,8 +15,8 @@ pub struct Settings {
     pub running_max: u32,
     /// Most new requests waiting; the next one is refused.
     pub waiting_max: u32,
-    /// Share of the KV pool that admission leaves free for running requests to grow into, in percent. At least one block
-    /// for each running request is left in any case.
+    /// Share of the KV pool that admission leaves free for running requests to grow into, in percent. At least one
+    /// block for each running request is left in any case.
     pub kv_reserve_percent: u32,
 }
 

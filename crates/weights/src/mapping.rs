@@ -1,9 +1,9 @@
 //! Files as memory. The only place of this crate where `unsafe` is.
 //!
-//! A mapped file must not be changed or truncated while it is open: readers would see other bytes than were checked, and
-//! reading past a new end kills the process. Model files are written once, under another name, and renamed when they
-//! are whole, so that this holds for everything that Brigade itself puts on a disk; an operator who replaces a model
-//! must do the same.
+//! A mapped file must not be changed or truncated while it is open: readers would see other bytes than were checked,
+//! and reading past a new end kills the process. Model files are written once, under another name, and renamed when
+//! they are whole, so that this holds for everything that Brigade itself puts on a disk; an operator who replaces a
+//! model must do the same.
 
 #![allow(unsafe_code, reason = "mapping a file is unsafe, because others may change it")]
 

@@ -4,8 +4,8 @@
 //! states. Two drivers run targets:
 //!
 //! - `cargo test -p fuzz` mutates valid inputs from a fixed seed for a bounded number of iterations. It is part of CI.
-//!   `BRIGADE_FUZZ_ITERATIONS=1000000` runs longer, `BRIGADE_FUZZ_SEED` takes another road. A failure prints the variables
-//!   that repeat it.
+//!   `BRIGADE_FUZZ_ITERATIONS=1000000` runs longer, `BRIGADE_FUZZ_SEED` takes another road. A failure prints the
+//!   variables that repeat it.
 //! - libFuzzer searches by coverage: `cargo +nightly fuzz run --fuzz-dir dev/fuzz --features libfuzzer gguf`.
 //!
 //! To add a target, add a file to `targets/` and a line to [`targets::ALL`] (and, for libFuzzer, a file to

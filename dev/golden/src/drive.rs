@@ -1,4 +1,5 @@
-//! Drives a runner by hand: plans made directly, without a scheduler, so that what a test varies is exactly what it says.
+//! Drives a runner by hand: plans made directly, without a scheduler, so that what a test varies is exactly what it
+//! says.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
 //! Models against independent references, and against themselves in other circumstances.
 //!
-//! The reference of the real model, `smollm2-135m-instruct-q4_1.json`, was computed in 32-bit floats by another program
-//! from the same weights. Tests that need those weights run where `BRIGADE_TEST_GGUF` names the file (as `cargo xtask ci`
-//! does) and say so where they are skipped.
+//! The reference of the real model, `smollm2-135m-instruct-q4_1.json`, was computed in 32-bit floats by another
+//! program from the same weights. Tests that need those weights run where `BRIGADE_TEST_GGUF` names the file (as
+//! `cargo xtask ci` does) and say so where they are skipped.
 
 pub mod drive;
 pub mod reference;

@@ -4,14 +4,18 @@ use std::fmt::Write;
 
 use super::table::{COMPATIBLE, Effect, Kind, SETTINGS};
 
+const HEAD: &str = "\
+# Settings
+
+Made from the table in `crates/cli/src/settings/table.rs` by `brigade config reference`; a test keeps it true.
+
+A flag wins over the environment, which wins over the file (`--config FILE` or `$BRIGADE_CONFIG`, TOML), which
+wins over the default. `brigade config show` prints every value and where it came from.
+";
+
 /// The page as Markdown.
 pub(crate) fn reference_page() -> String {
-    let mut page = String::from(
-        "# Settings\n\n\
-         Made from the table in `crates/cli/src/settings/table.rs` by `brigade config reference`; a test keeps it true.\n\n\
-         A flag wins over the environment, which wins over the file (`--config FILE` or `$BRIGADE_CONFIG`, TOML), which \
-         wins over the default. `brigade config show` prints every value and where it came from.\n",
-    );
+    let mut page = HEAD.to_owned();
     let mut section = "";
     for setting in SETTINGS {
         if setting.section() != section {

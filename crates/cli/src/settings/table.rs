@@ -3,7 +3,8 @@
 
 /// A setting.
 pub(crate) struct Setting {
-    /// Its key in the file, with its section; the flag and the environment variable are made from the part after the dot.
+    /// Its key in the file, with its section; the flag and the environment variable are made from the part after the
+    /// dot.
     pub(crate) key: &'static str,
     /// Other flags that mean the same, as other servers call it.
     pub(crate) flag_aliases: &'static [&'static str],

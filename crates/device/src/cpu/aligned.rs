@@ -20,7 +20,8 @@ macro_rules! plain {
 }
 plain!(u8, i8, u16, u32, i32, f32);
 
-/// A fixed-length slice on a 64-byte boundary, zero at first. Large ones take memory from the system as they are touched.
+/// A fixed-length slice on a 64-byte boundary, zero at first. Large ones take memory from the system as they are
+/// touched.
 pub struct AlignedBuffer<T: Plain> {
     /// The first element on the boundary.
     pointer: NonNull<T>,
@@ -79,8 +80,8 @@ impl<T: Plain> Deref for AlignedBuffer<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: `len` elements were allocated and zeroed, and zero is a value of `T`; or `len` is 0 and the pointer is
-        // dangling but aligned.
+        // SAFETY: `len` elements were allocated and zeroed, and zero is a value of `T`; or `len` is 0 and the
+        // pointer is dangling but aligned.
         unsafe { std::slice::from_raw_parts(self.pointer.as_ptr(), self.len) }
     }
 }

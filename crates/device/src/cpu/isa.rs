@@ -44,8 +44,8 @@ impl FromStr for Rung {
     }
 }
 
-/// Proof that this CPU has a rung: a value can only come from [`Isa::detect`], so that holding one makes it sound to call
-/// code compiled for its rung.
+/// Proof that this CPU has a rung: a value can only come from [`Isa::detect`], so that holding one makes it sound to
+/// call code compiled for its rung.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Isa {
     rung: Rung,

@@ -1,8 +1,8 @@
 //! A fixed set of threads that run one task together, over and over, with little delay in between.
 //!
-//! A step of a model is some hundred short tasks. Between two of them the threads spin for some microseconds; when no task
-//! comes they sleep, so that an idle server uses no CPU. Who does what is decided by worker number alone, never by who is
-//! faster, so that results do not depend on timing.
+//! A step of a model is some hundred short tasks. Between two of them the threads spin for some microseconds; when
+//! no task comes they sleep, so that an idle server uses no CPU. Who does what is decided by worker number alone,
+//! never by who is faster, so that results do not depend on timing.
 
 use std::{
     cell::UnsafeCell,
@@ -105,8 +105,8 @@ impl ThreadPool {
         // SAFETY: no worker reads `task` now: all have finished the round before, and the new one is not announced.
         unsafe { *self.shared.task.get() = Some(pointer) };
         self.shared.unfinished.store(self.workers.len(), Ordering::Relaxed);
-        // Sequentially consistent, against the worker's own store of `asleep` and load of `round`: either the worker sees
-        // the new round, or this thread sees it asleep.
+        // Sequentially consistent, against the worker's own store of `asleep` and load of `round`: either the worker
+        // sees the new round, or this thread sees it asleep.
         self.shared.round.fetch_add(1, Ordering::SeqCst);
         for worker in &self.workers {
             if worker.asleep.load(Ordering::SeqCst) {

@@ -210,8 +210,8 @@ impl Parameters {
 }
 
 impl Checked {
-    /// The sampling parameters, with the model's defaults where the request leaves them open, and `random_seed` where it
-    /// names none. Log-probabilities are the route's business.
+    /// The sampling parameters, with the model's defaults where the request leaves them open, and `random_seed`
+    /// where it names none. Log-probabilities are the route's business.
     pub(super) fn sampling(
         &self,
         model: &ModelSide<'_>,

@@ -1,4 +1,5 @@
-//! Sixteen positions at a time for the scores, sixteen dimensions at a time for the output, up to eight queries together.
+//! Sixteen positions at a time for the scores, sixteen dimensions at a time for the output, up to eight queries
+//! together.
 
 use super::{
     BLOCK_TOKENS, HEAD_DIM_MAX, KvElement, KvShape, Part, Query, cache::Bytes, tasks::Task,

@@ -2,8 +2,8 @@
 //! Gimelshein 2018), so that no score matrix is ever held.
 //!
 //! Query heads are grouped over key-value heads (Ainslie et al. 2023): head `h` reads key-value head `h / (heads /
-//! kv_heads)`. Keys are walked block by block from position 0 whatever the batch, so that a row's result does not depend
-//! on which other rows are computed with it.
+//! kv_heads)`. Keys are walked block by block from position 0 whatever the batch, so that a row's result does not
+//! depend on which other rows are computed with it.
 
 mod cache;
 mod lanes;

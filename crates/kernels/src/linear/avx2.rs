@@ -1,7 +1,8 @@
 //! Quantized weights with AVX2: each half of a panel in turn, up to four rows together.
 //!
-//! The 8-bit multiply-add of AVX2 sums two products into 16 saturating bits. Halves of quanta (below 16) cannot reach the
-//! limit even when a whole block is summed: 8 groups × 2 × 15 × 127 = 30,480. So 8-bit quanta are taken as two halves.
+//! The 8-bit multiply-add of AVX2 sums two products into 16 saturating bits. Halves of quanta (below 16) cannot
+//! reach the limit even when a whole block is summed: 8 groups × 2 × 15 × 127 = 30,480. So 8-bit quanta are taken as
+//! two halves.
 
 use std::{arch::x86_64::*, ops::Range};
 
@@ -10,8 +11,8 @@ use super::{BLOCK, PANEL, Q8View, QuantizedLayout, Zero};
 const HALF: usize = PANEL / 2;
 
 /// # Safety
-/// The CPU must have the features of `Rung::Avx2`. `panel` must hold whole records of `layout` for all of `input.width`,
-/// and `input` must hold `rows`.
+/// The CPU must have the features of `Rung::Avx2`. `panel` must hold whole records of `layout` for all of
+/// `input.width`, and `input` must hold `rows`.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn quantized(
     layout: QuantizedLayout,
@@ -103,8 +104,8 @@ unsafe fn tile<
     let zero = _mm256_setzero_si256();
     let mut sums = [_mm256_setzero_ps(); N];
     for block in 0..blocks {
-        // SAFETY: for all pointers of this loop: the record lies in the panel, and the inputs, scales and sums of `N` rows
-        // from `row` on lie in `input`, by the function's condition.
+        // SAFETY: for all pointers of this loop: the record lies in the panel, and the inputs, scales and sums of
+        // `N` rows from `row` on lie in `input`, by the function's condition.
         unsafe {
             let record = panel.as_ptr().add(block * record_bytes);
             let values = input.values.as_ptr().add(row * input.width + block * BLOCK);

@@ -95,8 +95,8 @@ unsafe fn tile<
     let low_bits = _mm512_set1_epi8(0xf);
     let mut sums = [_mm512_setzero_ps(); N];
     for block in 0..blocks {
-        // SAFETY: for all pointers of this loop: the record lies in the panel, and the inputs, scales and sums of `N` rows
-        // from `row` on lie in `input`, by the function's condition.
+        // SAFETY: for all pointers of this loop: the record lies in the panel, and the inputs, scales and sums of
+        // `N` rows from `row` on lie in `input`, by the function's condition.
         unsafe {
             let record = panel.as_ptr().add(block * record_bytes);
             let values = input.values.as_ptr().add(row * input.width + block * BLOCK);

@@ -1,9 +1,9 @@
 //! Matrix products `y = W x + bias` for a batch of rows, with packed weights.
 //!
-//! Weights come in panels of 16 outputs (see [`PackedMatrix`]); a worker takes a contiguous share of the panels. Dense
-//! weights multiply float inputs; quantized weights multiply inputs quantized to 8 bits, with exact integer dot products
-//! within a block of 32 and float sums over blocks. The order of additions for one output is the same whatever the number
-//! of rows, so that a row's result does not depend on its company.
+//! Weights come in panels of 16 outputs (see [`PackedMatrix`]); a worker takes a contiguous share of the panels.
+//! Dense weights multiply float inputs; quantized weights multiply inputs quantized to 8 bits, with exact integer
+//! dot products within a block of 32 and float sums over blocks. The order of additions for one output is the same
+//! whatever the number of rows, so that a row's result does not depend on its company.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -1,10 +1,10 @@
 //! How a weight matrix lies in memory: in panels of 16 outputs, so that one vector register holds the same step of 16
 //! outputs and no sum ever runs across lanes.
 //!
-//! A panel is a stream of records. A quantized record covers 32 inputs: their quanta, then scales, then minimums (if the
-//! format has them), for 16 outputs each. Quanta come in groups of 4 inputs: `[group][output][4]` bytes, which is what an
-//! 8-bit dot-product instruction eats. With 4-bit quanta, group `g` holds inputs `4 g..` in the low and `16 + 4 g..` in the
-//! high half of its bytes. A dense record is one input: 16 weights.
+//! A panel is a stream of records. A quantized record covers 32 inputs: their quanta, then scales, then minimums (if
+//! the format has them), for 16 outputs each. Quanta come in groups of 4 inputs: `[group][output][4]` bytes, which
+//! is what an 8-bit dot-product instruction eats. With 4-bit quanta, group `g` holds inputs `4 g..` in the low and
+//! `16 + 4 g..` in the high half of its bytes. A dense record is one input: 16 weights.
 
 use device::cpu::{AlignedBuffer, DisjointSlice, ThreadPool, partition};
 use half::{bf16, f16};

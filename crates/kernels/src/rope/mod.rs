@@ -1,7 +1,7 @@
 //! Rotary position embedding (Su et al. 2021) of queries and keys, and the storing of keys and values into the cache.
 //!
-//! Pair `i` of a head is turned by `position × frequency[i]`. The two values of a pair lie half the rotated width apart,
-//! or side by side, depending on how the model's weights were laid out.
+//! Pair `i` of a head is turned by `position × frequency[i]`. The two values of a pair lie half the rotated width
+//! apart, or side by side, depending on how the model's weights were laid out.
 
 #[cfg(test)]
 mod cases;
@@ -19,8 +19,8 @@ pub enum RopePairs {
     Neighbours,
 }
 
-/// Fills `[rows][2 × frequencies]`: for each row the cosines, then the sines, of its position times each frequency, both
-/// times `magnitude`. Angles are computed in double precision, so that far positions keep their place.
+/// Fills `[rows][2 × frequencies]`: for each row the cosines, then the sines, of its position times each frequency,
+/// both times `magnitude`. Angles are computed in double precision, so that far positions keep their place.
 ///
 /// # Panics
 /// If the output is too short.

@@ -1,5 +1,5 @@
-//! Llama 2 and 3, SmolLM2 and others of that make (Touvron et al. 2023, Grattafiori et al. 2024): the plain decoder that
-//! the other files start from.
+//! Llama 2 and 3, SmolLM2 and others of that make (Touvron et al. 2023, Grattafiori et al. 2024): the plain decoder
+//! that the other files start from.
 
 use kernels::rope::RopePairs;
 

@@ -45,8 +45,9 @@ fn nibbles(bytes: &[u8], quanta: &mut [u8; 32]) {
     }
 }
 
-/// Scale and minimum (6 bits each) of sub-block `index` out of the 12 bytes that hold eight pairs: the first four pairs
-/// lie in the low 6 bits of bytes 0 to 7; the other four in the halves of bytes 8 to 11 and the top bits of bytes 0 to 7.
+/// Scale and minimum (6 bits each) of sub-block `index` out of the 12 bytes that hold eight pairs: the first four
+/// pairs lie in the low 6 bits of bytes 0 to 7; the other four in the halves of bytes 8 to 11 and the top bits of
+/// bytes 0 to 7.
 fn scale_and_minimum(packed: &[u8], index: usize) -> (f32, f32) {
     let (scale, minimum) = if index < 4 {
         (packed[index] & 63, packed[index + 4] & 63)

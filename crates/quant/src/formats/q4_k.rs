@@ -1,8 +1,8 @@
 //! Q4_K: 256 weights in eight sub-blocks of 32, each with a 6-bit scale and minimum;
 //! `weight = scale × sub-scale × quantum - minimum × sub-minimum`.
 //!
-//! Bytes: scale (half), minimum (half), 12 of sub-scales and sub-minimums, 4 × 32 of two quanta: the low halves of each 32
-//! bytes are one sub-block, the high halves the next.
+//! Bytes: scale (half), minimum (half), 12 of sub-scales and sub-minimums, 4 × 32 of two quanta: the low halves of
+//! each 32 bytes are one sub-block, the high halves the next.
 
 use kernels::linear::{QuantizedLayout, UnpackedBlock, Zero};
 

@@ -1,7 +1,7 @@
 //! Q5_K: as Q4_K, with a fifth bit for each weight.
 //!
-//! Bytes: scale (half), minimum (half), 12 of sub-scales and sub-minimums, 32 of fifth bits (sub-block `s` has bit `s`),
-//! 4 × 32 of two times four bits.
+//! Bytes: scale (half), minimum (half), 12 of sub-scales and sub-minimums, 32 of fifth bits (sub-block `s` has bit
+//! `s`), 4 × 32 of two times four bits.
 
 use kernels::linear::{QuantizedLayout, UnpackedBlock, Zero};
 

@@ -1,9 +1,9 @@
 //! Q6_K: 256 weights in sixteen sub-blocks of 16, each with a signed 8-bit scale;
 //! `weight = scale × sub-scale × (quantum - 32)`.
 //!
-//! Bytes: 128 of low four bits, 64 of high two bits, 16 sub-scales, scale (half). Each half of the block (128 weights) has
-//! 64 bytes of low bits and 32 of high bits; quarter `q` of it takes low bits from bytes `32 × (q mod 2)..`, their low
-//! half if `q < 2` and their high half otherwise, and bits `2 q` and `2 q + 1` of the high ones.
+//! Bytes: 128 of low four bits, 64 of high two bits, 16 sub-scales, scale (half). Each half of the block (128
+//! weights) has 64 bytes of low bits and 32 of high bits; quarter `q` of it takes low bits from bytes `32 × (q mod
+//! 2)..`, their low half if `q < 2` and their high half otherwise, and bits `2 q` and `2 q + 1` of the high ones.
 
 use kernels::linear::{QuantizedLayout, UnpackedBlock, Zero};
 

@@ -1,7 +1,7 @@
 //! A counter-based generator: a number is a function of a key and a counter, with no state to keep or lose.
 
-/// A number in `[0, 1)` for a key and a counter: the finaliser of SplitMix64 (Steele, Lea and Flood 2014), applied to the
-/// key and then to its sum with the counter.
+/// A number in `[0, 1)` for a key and a counter: the finaliser of SplitMix64 (Steele, Lea and Flood 2014), applied
+/// to the key and then to its sum with the counter.
 pub(crate) fn uniform(key: u64, counter: u64) -> f64 {
     let bits = mix(mix(key).wrapping_add(counter.wrapping_mul(GOLDEN)));
     (bits >> 11) as f64 / (1_u64 << 53) as f64

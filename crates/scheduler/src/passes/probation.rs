@@ -1,8 +1,8 @@
 //! Requests under suspicion run alone, one at a time.
 //!
-//! When a step fails as a whole, nobody knows for which of its requests. Each is computed again up to where it was, by
-//! itself: whoever is to blame fails alone this time and is ended, and the others are cleared. While one cannot be given
-//! room, the cleared ones go on, so there is always progress.
+//! When a step fails as a whole, nobody knows for which of its requests. Each is computed again up to where it was,
+//! by itself: whoever is to blame fails alone this time and is ended, and the others are cleared. While one cannot
+//! be given room, the cleared ones go on, so there is always progress.
 
 use super::admit::has_room;
 use crate::{Scheduler, plan::Draft};

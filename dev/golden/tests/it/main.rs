@@ -2,3 +2,4 @@
 
 mod real_model;
 mod round_trips;
+mod text;

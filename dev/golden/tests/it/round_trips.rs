@@ -1,5 +1,5 @@
-//! The real model against itself: what a request gets does not depend, bit for bit, on its company, on how its prompt is
-//! cut, on preemption, on where its blocks lie or on the number of threads.
+//! The real model against itself: what a request gets does not depend, bit for bit, on its company, on how its
+//! prompt is cut, on preemption, on where its blocks lie or on the number of threads.
 
 use std::sync::Arc;
 

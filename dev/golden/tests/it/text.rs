@@ -1,31 +1,25 @@
 //! The tokenizer of a real model against what an independent implementation gave.
-//!
-//! Set `BRIGADE_TEST_GGUF` to the path of SmolLM2-135M-Instruct in Q4_1 to run this.
 
 #![expect(clippy::unwrap_used, reason = "in a test, failing there is the message")]
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, sync::Arc};
 
 use chat::{ChatTemplate, RenderOptions};
 use serde_json::Value;
 use tokenizer::{IncrementalDecoder, TokenKind, Tokenizer, Vocabulary};
 use weights::{Source, Weights};
 
-const GOLDEN: &str =
-    concat!(env!("CARGO_MANIFEST_DIR"), "/../../dev/golden/smollm2-135m-instruct-q4_1.json");
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/smollm2-135m-instruct-q4_1.json");
 
 struct Model {
     tokenizer: Arc<Tokenizer>,
     template: String,
 }
 
-/// The model, or none with a word on why.
-fn model(test: &str) -> Option<Model> {
-    let Some(path) = std::env::var_os("BRIGADE_TEST_GGUF") else {
-        eprintln!("{test}: SKIPPED, because BRIGADE_TEST_GGUF is not set");
-        return None;
-    };
-    let weights = Weights::open(Path::new(&path)).unwrap();
+/// The model, if this machine has it.
+fn model() -> Option<Model> {
+    let path = golden::smollm2_file()?;
+    let weights = Weights::open(&path).unwrap();
     let Source::Gguf(metadata) = weights.source() else { panic!("{path:?} is not a GGUF file") };
     let keys = metadata.vocabulary().unwrap();
     let kinds = keys.token_types.iter().map(|number| TokenKind::from_number(*number).unwrap());
@@ -59,7 +53,7 @@ fn ids(value: &Value) -> Vec<u32> {
 
 #[test]
 fn texts_become_the_golden_tokens_and_back() {
-    let Some(model) = model("texts_become_the_golden_tokens_and_back") else { return };
+    let Some(model) = model() else { return };
     let golden = golden();
     let cases = golden["tokenize"].as_array().unwrap();
     assert!(!cases.is_empty());
@@ -90,7 +84,7 @@ fn texts_become_the_golden_tokens_and_back() {
 
 #[test]
 fn chats_become_the_golden_prompts() {
-    let Some(model) = model("chats_become_the_golden_prompts") else { return };
+    let Some(model) = model() else { return };
     let special = model.tokenizer.special();
     assert_eq!((special.bos, &special.eos[..]), (Some(1), &[2, 0][..]));
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
