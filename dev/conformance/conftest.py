@@ -1,6 +1,7 @@
 """Where the server is, and the clients to talk to it with."""
 
 import json
+import pathlib
 import socket
 import time
 import urllib.parse
@@ -9,11 +10,14 @@ import urllib.request
 import openai
 import pytest
 
+from program import Program
+
 TIMEOUT_S = 120
 
 
 def pytest_addoption(parser):
     parser.addoption("--base-url", default="http://127.0.0.1:8000", help="of the running server")
+    parser.addoption("--binary", default=None, help="start this program instead, and stop it at the end")
     parser.addoption("--model", default=None, help="default: the first that the server lists")
     parser.addoption("--api-key", default="none", help="for a server that wants one")
 
@@ -77,7 +81,30 @@ class Server:
 
 @pytest.fixture(scope="session")
 def server(request):
-    return Server(request.config.getoption("--base-url"), request.config.getoption("--api-key"))
+    binary, api_key = map(request.config.getoption, ("--binary", "--api-key"))
+    if binary is None:
+        yield Server(request.config.getoption("--base-url"), api_key)
+        return
+    with Program(binary) as program:
+        yield Server(program.base_url, api_key)
+        assert program.stop() == 0, "the server was told to stop and did not end well"
+
+
+@pytest.fixture()
+def start(request):
+    """Starts a server of its own for a test, with flags."""
+    binary = request.config.getoption("--binary")
+    if binary is None:
+        pytest.skip("needs --binary, to start servers of its own")
+    programs = []
+
+    def start(*flags):
+        programs.append(Program(pathlib.Path(binary), *flags))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        program.kill()
 
 
 @pytest.fixture(scope="session")
