@@ -43,7 +43,7 @@ pub(super) fn problems(path: &Path, text: &str) -> Vec<String> {
     if !text.is_empty() && (!text.ends_with('\n') || text.ends_with("\n\n")) {
         add(text.lines().count(), "a file ends with one line feed");
     }
-    for (index, line) in text.lines().enumerate() {
+    for (index, line) in text.split_terminator('\n').enumerate() {
         let number = index + 1;
         if line.contains('\t') {
             add(number, "there is a tab");
