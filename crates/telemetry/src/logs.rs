@@ -1,6 +1,9 @@
 //! Log lines to standard error.
 
-use std::{io, str::FromStr};
+use std::{
+    io::{self, IsTerminal},
+    str::FromStr,
+};
 
 use tracing_subscriber::{EnvFilter, fmt};
 
@@ -54,7 +57,9 @@ impl FromStr for LogFormat {
 /// Sends what `filter` lets through (`info`, `warn,engine=debug`) to standard error from now on.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), Error> {
     let env_filter = parse(filter)?;
-    let builder = fmt().with_env_filter(env_filter).with_writer(io::stderr);
+    // Colours are for people; in a file they are noise.
+    let colours = io::stderr().is_terminal();
+    let builder = fmt().with_env_filter(env_filter).with_writer(io::stderr).with_ansi(colours);
     let outcome = match format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

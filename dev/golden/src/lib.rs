@@ -7,7 +7,10 @@
 pub mod drive;
 pub mod reference;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use device::cpu::{Cpu, Rung};
 use kernels::attention::KvFormat;
@@ -22,6 +25,13 @@ pub fn smollm2_file() -> Option<PathBuf> {
         eprintln!("skipped: BRIGADE_TEST_GGUF does not name the SmolLM2 GGUF file");
     }
     path
+}
+
+/// Keeps tests that compute on all processors from doing so at once: their pools would wait for each other's threads.
+pub fn all_processors() -> MutexGuard<'static, ()> {
+    static ALL: Mutex<()> = Mutex::new(());
+    // A test that failed leaves nothing behind here.
+    ALL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Loads a model for a rung.

@@ -123,9 +123,5 @@ fn defaults_are_values_and_names_are_unique() {
 #[test]
 fn the_reference_page_is_true() {
     let page = include_str!("../../../../docs/reference/settings.md");
-    assert_eq!(
-        page,
-        reference_page(),
-        "run: brigade config reference > docs/reference/settings.md"
-    );
+    assert!(page == reference_page(), "run: brigade config reference > docs/reference/settings.md");
 }

@@ -17,10 +17,11 @@ use std::{
 
 use super::DisjointSlice;
 
-/// Spins before a worker sleeps, about 50 microseconds: longer than the gap between two kernels of a step.
-const SPINS_BEFORE_SLEEP: u32 = 2_000;
-/// Spins before a thread that waits for others gives its core away for a moment: others may be using the machine.
-const SPINS_BEFORE_YIELD: u32 = 4_000;
+/// Looks at what is waited for before the core is offered to others at each further look, some microseconds: the other
+/// workers are usually done by then, and where they are not, they may be waiting for this very core.
+const SPINS_BEFORE_YIELD: u32 = 300;
+/// Further looks before a worker sleeps, some tens of microseconds: longer than the gap between two kernels of a step.
+const YIELDS_BEFORE_SLEEP: u32 = 100;
 
 type Task<'a> = dyn Fn(usize) + Sync + 'a;
 
@@ -172,11 +173,11 @@ fn work(shared: &Shared, asleep: &AtomicBool, index: usize) {
 
 /// Waits, awake at first and asleep later, until the round is not `seen` any more.
 fn wait_for_round(shared: &Shared, asleep: &AtomicBool, seen: u64) {
-    for _ in 0..SPINS_BEFORE_SLEEP {
+    for look in 0..SPINS_BEFORE_YIELD + YIELDS_BEFORE_SLEEP {
         if shared.round.load(Ordering::Acquire) != seen {
             return;
         }
-        std::hint::spin_loop();
+        pause(look);
     }
     asleep.store(true, Ordering::SeqCst);
     while shared.round.load(Ordering::SeqCst) == seen {
@@ -186,14 +187,19 @@ fn wait_for_round(shared: &Shared, asleep: &AtomicBool, seen: u64) {
 }
 
 fn wait_until(done: impl Fn() -> bool) {
-    let mut spins = 0;
+    let mut look = 0;
     while !done() {
-        spins += 1;
-        if spins < SPINS_BEFORE_YIELD {
-            std::hint::spin_loop();
-        } else {
-            thread::yield_now();
-        }
+        pause(look);
+        look = look.saturating_add(1);
+    }
+}
+
+/// What a waiting thread does after its first, second, third look.
+fn pause(look: u32) {
+    if look < SPINS_BEFORE_YIELD {
+        std::hint::spin_loop();
+    } else {
+        thread::yield_now();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use device::cpu::Rung;
 use golden::{
-    cpu,
+    all_processors, cpu,
     drive::{Circumstances, Generated, Job, run},
     load, reference, runner, smollm2_file,
 };
@@ -25,6 +25,7 @@ struct Tolerance {
 
 fn check(tolerance: &Tolerance) {
     let Some(file) = smollm2_file() else { return };
+    let _alone = all_processors();
     let weights = Weights::open(&file).expect("the file is a model");
     let cpu = cpu(tolerance.rung);
     let model = load(&weights, &cpu, tolerance.compute);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use device::cpu::{Cpu, Rung};
 use engine::{Engine, EngineSettings, NewRequest, SchedulerSettings};
 use golden::{
-    cpu,
+    all_processors, cpu,
     drive::{Circumstances, Generated, Job, run},
     load, runner, smollm2_file,
 };
@@ -45,6 +45,7 @@ fn jobs(count: usize, output: usize) -> Vec<Job> {
 
 fn with_model(check: impl Fn(&Arc<Cpu>, &Arc<Model>)) {
     let Some(file) = smollm2_file() else { return };
+    let _alone = all_processors();
     let weights = Weights::open(&file).expect("the file is a model");
     for rung in Rung::ALL.into_iter().skip(1) {
         let cpu = cpu(rung);
