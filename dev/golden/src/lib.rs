@@ -6,6 +6,7 @@
 
 pub mod drive;
 pub mod reference;
+pub mod tiny;
 
 use std::{
     path::PathBuf,

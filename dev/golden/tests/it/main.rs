@@ -3,3 +3,4 @@
 mod real_model;
 mod round_trips;
 mod text;
+mod tiny;
