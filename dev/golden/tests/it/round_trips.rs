@@ -47,11 +47,10 @@ fn with_model(check: impl Fn(&Arc<Cpu>, &Arc<Model>)) {
     let Some(file) = smollm2_file() else { return };
     let _alone = all_processors();
     let weights = Weights::open(&file).expect("the file is a model");
-    for rung in Rung::ALL.into_iter().skip(1) {
-        let cpu = cpu(rung);
-        let model = load(&weights, &cpu, Compute::Native);
-        check(&cpu, &model);
-    }
+    // One rung is enough here: that rows do not depend on their company is tested for each kernel on each.
+    let cpu = cpu(Rung::Avx512);
+    let model = load(&weights, &cpu, Compute::Native);
+    check(&cpu, &model);
 }
 
 #[track_caller]
