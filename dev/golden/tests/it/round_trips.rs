@@ -1,5 +1,5 @@
-//! The real model against itself: what a request gets does not depend, bit for bit, on its company, on how its
-//! prompt is cut, on preemption, on where its blocks lie or on the number of threads.
+//! Models against themselves: what a request gets does not depend, bit for bit, on its company, on how its prompt is
+//! cut, on preemption, on where its blocks lie or on the number of threads.
 
 use std::sync::Arc;
 
@@ -9,20 +9,72 @@ use golden::{
     all_processors, cpu,
     drive::{Circumstances, Generated, Job, run},
     load, runner, smollm2_file,
+    tiny::{self, FloatFormat, hugging_face, quantized_gguf},
 };
-use kernels::attention::KvFormat;
+use kernels::attention::{BLOCK_TOKENS, KvFormat};
 use models::{Compute, Model};
 use runner::{CpuRunner, KvBudget, RunnerOptions};
 use telemetry::EngineMetrics;
-use types::{Executor, Fault, RequestEvent, SamplingParams, TokenId, Usage};
+use types::{DataType, Executor, Fault, RequestEvent, SamplingParams, TokenId, Usage};
 use weights::Weights;
 
-/// Prompts of mixed lengths, half of them greedy and half sampled with everything that looks at history.
-fn jobs(count: usize, output: usize) -> Vec<Job> {
-    (0..count)
-        .map(|index| {
+/// A model on one way of computing it.
+struct Subject {
+    name: String,
+    cpu: Arc<Cpu>,
+    model: Arc<Model>,
+    kv_format: KvFormat,
+}
+
+impl Subject {
+    /// The ways of computing a model on the rungs from `lowest` that this machine has.
+    fn of(name: &str, weights: &Weights, compute: Compute, lowest: Rung) -> Vec<Self> {
+        let rungs = Rung::ALL.into_iter().filter(|&rung| rung >= lowest);
+        rungs
+            .map(|rung| {
+                let cpu = cpu(rung);
+                let model = load(weights, &cpu, compute);
+                let kv_format =
+                    if compute == Compute::F32 { KvFormat::F32 } else { KvFormat::Bf16 };
+                Self { name: format!("{name}, {compute:?}, {rung}"), cpu, model, kv_format }
+            })
+            .collect()
+    }
+
+    /// Tiny models: one of every shape of attention, and every format of weights.
+    fn tiny() -> Vec<Self> {
+        let mut subjects = Vec::new();
+        for name in ["llama_yarn", "mistral", "qwen2", "qwen3"] {
+            let config = tiny::named(name).config;
+            for (format, compute) in
+                [(FloatFormat::F32, Compute::F32), (FloatFormat::Bf16, Compute::Native)]
+            {
+                let weights = hugging_face(&config, format);
+                subjects.extend(Self::of(name, &weights, compute, Rung::Scalar));
+            }
+        }
+        for data_type in DataType::ALL.into_iter().filter(|data_type| data_type.is_quantized()) {
+            let weights = quantized_gguf(data_type, false);
+            let name = data_type.to_string();
+            subjects.extend(Self::of(&name, &weights, Compute::Native, Rung::Avx2));
+        }
+        subjects
+    }
+
+    /// The real model, if this machine has it.
+    fn real() -> Vec<Self> {
+        let Some(file) = smollm2_file() else { return Vec::new() };
+        let weights = Weights::open(&file).expect("the file is a model");
+        // One rung is enough here: the tiny models run on all.
+        Self::of("SmolLM2", &weights, Compute::Native, Rung::Avx512)
+    }
+
+    /// Prompts of mixed lengths, half of them greedy and half sampled with everything that looks at history.
+    fn jobs(&self, count: usize, output: usize) -> Vec<Job> {
+        let vocab_size = self.model.spec.vocab_size;
+        let job = |index: usize| {
             let len = 3 + index * 13 % 70;
-            let token = |place: usize| 100 + (index * 7919 + place * 104_729) as TokenId % 40_000;
+            let token = |place: usize| ((index * 7919 + place * 104_729) % vocab_size) as TokenId;
             let sampled = SamplingParams {
                 temperature: 0.9,
                 top_p: 0.95,
@@ -33,71 +85,79 @@ fn jobs(count: usize, output: usize) -> Vec<Job> {
                 seed: index as u64,
                 ..SamplingParams::default()
             };
-            let base = if index % 2 == 0 { SamplingParams::greedy() } else { sampled };
+            let base = if index.is_multiple_of(2) { SamplingParams::greedy() } else { sampled };
             Job {
                 prompt: (0..len).map(token).collect(),
                 count: output,
                 sampling: SamplingParams { logprobs: Some(3), prompt_logprobs: Some(2), ..base },
             }
-        })
-        .collect()
+        };
+        (0..count).map(job).collect()
+    }
+
+    /// Panics where a request got something else.
+    #[track_caller]
+    fn assert_same(&self, got: &[Generated], want: &[Generated], what: &str) {
+        assert_eq!(got.len(), want.len());
+        for (index, (got, want)) in got.iter().zip(want).enumerate() {
+            assert_eq!(got, want, "{}: request {index} {what}", self.name);
+        }
+    }
 }
 
-fn with_model(check: impl Fn(&Arc<Cpu>, &Arc<Model>)) {
-    let Some(file) = smollm2_file() else { return };
-    let _alone = all_processors();
-    let weights = Weights::open(&file).expect("the file is a model");
-    // One rung is enough here: that rows do not depend on their company is tested for each kernel on each.
-    let cpu = cpu(Rung::Avx512);
-    let model = load(&weights, &cpu, Compute::Native);
-    check(&cpu, &model);
-}
-
-#[track_caller]
-fn assert_same(got: &[Generated], want: &[Generated], what: &str) {
-    for (index, (got, want)) in got.iter().zip(want).enumerate() {
-        assert_eq!(got, want, "{what}: request {index}");
+/// Runs jobs together, then in other circumstances; one in `step` of them alone.
+fn check_circumstances(subject: &Subject, step: usize) {
+    let Subject { cpu, model, kv_format, .. } = subject;
+    let jobs = subject.jobs(32, 6);
+    let mut together = runner(cpu, model, 32, *kv_format);
+    let plain = Circumstances::default();
+    let want = run(&mut together, &jobs, plain);
+    for (what, circumstances) in [
+        ("in chunks of 7", Circumstances { chunk: 7, ..plain }),
+        ("in chunks of 16", Circumstances { chunk: 16, ..plain }),
+        ("in chunks of 33", Circumstances { chunk: 33, ..plain }),
+        ("preempted", Circumstances { preempt_after: Some(3), ..plain }),
+        ("in other blocks", Circumstances { blocks_backwards: true, ..plain }),
+    ] {
+        subject.assert_same(&run(&mut together, &jobs, circumstances), &want, what);
+    }
+    for (index, job) in jobs.iter().enumerate().step_by(step) {
+        let alone = run(&mut together, std::slice::from_ref(job), plain);
+        subject.assert_same(&alone, &want[index..=index], "alone");
+    }
+    for threads in [1, 3] {
+        let cpu = Arc::new(Cpu::new(cpu.isa.rung(), threads));
+        let mut runner = runner(&cpu, model, 32, *kv_format);
+        subject.assert_same(&run(&mut runner, &jobs, plain), &want, "on other threads");
     }
 }
 
 #[test]
-fn circumstances_make_no_difference() {
-    with_model(|cpu, model| {
-        let jobs = jobs(32, 6);
-        let mut together = runner(cpu, model, 32, KvFormat::Bf16);
-        let want = run(&mut together, &jobs, Circumstances::default());
-        let mut check = |what: &str, circumstances: Circumstances| {
-            assert_same(&run(&mut together, &jobs, circumstances), &want, what);
-        };
-        let plain = Circumstances::default();
-        check("in chunks of 7", Circumstances { chunk: 7, ..plain });
-        check("in chunks of 33", Circumstances { chunk: 33, ..plain });
-        check("preempted", Circumstances { preempt_after: Some(3), ..plain });
-        check("other blocks", Circumstances { blocks_backwards: true, ..plain });
-        for (index, job) in jobs.iter().enumerate().step_by(5) {
-            let alone = run(&mut together, std::slice::from_ref(job), plain);
-            assert_same(&alone, &want[index..=index], "alone");
-        }
-        let single = Arc::new(Cpu::new(cpu.isa.rung(), 1));
-        let mut on_one_thread = runner(&single, model, 32, KvFormat::Bf16);
-        assert_same(&run(&mut on_one_thread, &jobs, plain), &want, "on one thread");
-    });
+fn circumstances_make_no_difference_to_tiny_models() {
+    let _alone = all_processors();
+    Subject::tiny().iter().for_each(|subject| check_circumstances(subject, 1));
+}
+
+#[test]
+fn circumstances_make_no_difference_to_the_real_model() {
+    let _alone = all_processors();
+    Subject::real().iter().for_each(|subject| check_circumstances(subject, 5));
 }
 
 /// Runs jobs through the engine with a pool of `blocks` blocks.
 fn through_the_engine(
-    cpu: &Arc<Cpu>,
-    model: &Arc<Model>,
+    subject: &Subject,
     jobs: &[Job],
-    blocks: u64,
+    blocks: usize,
 ) -> (Vec<Generated>, Vec<Usage>) {
-    let block_bytes = (model.spec.kv_values_per_token() * 16 * 2) as u64;
+    let Subject { cpu, model, kv_format, .. } = subject;
+    let block_bytes = model.spec.kv_values_per_token() * BLOCK_TOKENS * kv_format.bytes();
     let options = RunnerOptions {
         step_tokens_max: 96,
         slots_max: 32,
-        context_max: Some(512),
-        kv_budget: KvBudget::Bytes(blocks * block_bytes),
-        kv_format: KvFormat::Bf16,
+        context_max: Some(256),
+        kv_budget: KvBudget::Bytes((blocks * block_bytes) as u64),
+        kv_format: *kv_format,
     };
     let (cpu, model) = (Arc::clone(cpu), Arc::clone(model));
     let factory = move || -> Result<Box<dyn Executor>, Fault> {
@@ -138,19 +198,29 @@ fn through_the_engine(
     ended
 }
 
+/// Runs jobs through the engine with room for all, then with so little that it must preempt, and by hand.
+fn check_scarcity(subject: &Subject) {
+    let jobs = subject.jobs(24, 40);
+    let (plenty, usages) = through_the_engine(subject, &jobs, 1000);
+    assert!(usages.iter().all(|usage| usage.preemptions == 0));
+    // All of them at their ends would need about 120 blocks.
+    let (scarce, usages) = through_the_engine(subject, &jobs, 48);
+    let preemptions: u32 = usages.iter().map(|usage| usage.preemptions).sum();
+    assert!(preemptions > 0, "the pool was meant to be too small");
+    subject.assert_same(&scarce, &plenty, "with preemptions");
+    let mut by_hand = runner(&subject.cpu, &subject.model, 24, subject.kv_format);
+    let want = run(&mut by_hand, &jobs, Circumstances::default());
+    subject.assert_same(&plenty, &want, "through the engine");
+}
+
 #[test]
-fn scarcity_of_blocks_makes_no_difference() {
-    with_model(|cpu, model| {
-        let jobs = jobs(24, 40);
-        let (plenty, usages) = through_the_engine(cpu, model, &jobs, 1000);
-        assert!(usages.iter().all(|usage| usage.preemptions == 0));
-        // All of them at their ends would need about 120 blocks.
-        let (scarce, usages) = through_the_engine(cpu, model, &jobs, 48);
-        let preemptions: u32 = usages.iter().map(|usage| usage.preemptions).sum();
-        assert!(preemptions > 0, "the pool was meant to be too small");
-        assert_same(&scarce, &plenty, "with preemptions");
-        let mut whole = runner(cpu, model, 24, KvFormat::Bf16);
-        let want = run(&mut whole, &jobs, Circumstances::default());
-        assert_same(&plenty, &want, "through the engine");
-    });
+fn scarcity_of_blocks_makes_no_difference_to_tiny_models() {
+    let _alone = all_processors();
+    Subject::tiny().iter().for_each(check_scarcity);
+}
+
+#[test]
+fn scarcity_of_blocks_makes_no_difference_to_the_real_model() {
+    let _alone = all_processors();
+    Subject::real().iter().for_each(check_scarcity);
 }
