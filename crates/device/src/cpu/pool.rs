@@ -23,6 +23,9 @@ const SPINS_BEFORE_YIELD: u32 = 300;
 /// Further looks before a worker sleeps, some tens of microseconds: longer than the gap between two kernels of a step.
 const YIELDS_BEFORE_SLEEP: u32 = 100;
 
+/// Nanoseconds of work below which handing it out costs more than it saves: some barriers' worth.
+const WORTH_SPREADING: usize = 2_000;
+
 type Task<'a> = dyn Fn(usize) + Sync + 'a;
 
 struct Shared {
@@ -120,6 +123,25 @@ impl ThreadPool {
         if let Some(payload) = own.err().or(panic) {
             resume_unwind(payload);
         }
+    }
+
+    /// Runs `task` on parts of `0..items`, each a multiple of `unit` long except the last: on all workers where the work
+    /// is worth their waking, else on the caller's thread alone. `item_cost` is what one item takes, in nanoseconds or
+    /// so.
+    pub fn spread(
+        &self,
+        items: usize,
+        unit: usize,
+        item_cost: usize,
+        task: &(dyn Fn(Range<usize>) + Sync),
+    ) {
+        if items <= unit || items * item_cost < WORTH_SPREADING {
+            return task(0..items);
+        }
+        self.run(&|worker| {
+            let units = partition(items.div_ceil(unit), self.threads(), worker);
+            task((units.start * unit).min(items)..(units.end * unit).min(items));
+        });
     }
 
     /// Runs `function(index, item)` for every item, spread over the workers in contiguous parts.

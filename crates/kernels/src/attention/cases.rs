@@ -27,8 +27,8 @@ fn case(
     for &(first_position, rows) in of {
         let blocks = (first_position + rows).div_ceil(BLOCK_TOKENS);
         let start = tables.len();
-        // 7 and the number of blocks have no common factor: each block is used once, out of order.
-        tables.extend((start..start + blocks).map(|index| (index * 7 % 50) as u32));
+        // 7 and the 60 blocks of the cache have no common factor: each block is used once, out of order.
+        tables.extend((start..start + blocks).map(|index| (index * 7 % 60) as u32));
         sequences.push(Sequence {
             rows: row..row + rows,
             first_position,
@@ -36,7 +36,7 @@ fn case(
         });
         row += rows;
     }
-    let mut cache = KvLayer::new(KvShape { blocks: 50, kv_heads, head_dim, format });
+    let mut cache = KvLayer::new(KvShape { blocks: 60, kv_heads, head_dim, format });
     for bytes in [&mut cache.keys, &mut cache.values] {
         match bytes {
             cache::Bytes::F32(bytes) => bytes.iter_mut().for_each(|byte| *byte = values.float()),
@@ -72,7 +72,7 @@ fn compute(cpu: &Cpu, case: &Case, sequences: &[Sequence], window: Option<usize>
     output
 }
 
-const SEQUENCES: [(usize, usize); 5] = [(0, 1), (15, 1), (100, 3), (0, 37), (16, 17)];
+const SEQUENCES: [(usize, usize); 6] = [(0, 1), (15, 1), (120, 13), (0, 37), (16, 17), (400, 1)];
 
 #[test]
 fn rungs_agree_with_the_meaning() {

@@ -2,8 +2,9 @@
 //! Gimelshein 2018), so that no score matrix is ever held.
 //!
 //! Query heads are grouped over key-value heads (Ainslie et al. 2023): head `h` reads key-value head `h / (heads /
-//! kv_heads)`. Keys are walked block by block from position 0 whatever the batch, so that a row's result does not
-//! depend on which other rows are computed with it.
+//! kv_heads)`. Keys are walked in spans of 128 positions, each for itself, and the results put together in order from
+//! position 0 (Dao 2023), so that a row's result does not depend on which other rows are computed with it, on how its
+//! sequence is cut into steps or on who computes which span.
 
 mod cache;
 mod lanes;
@@ -17,10 +18,11 @@ pub use cache::{BLOCK_TOKENS, KvFormat, KvLayer, KvShape};
 pub(crate) use cache::{Bytes, KvElement};
 pub use tasks::{AttentionTasks, Sequence};
 
-use device::cpu::{Cpu, DisjointSlice, Rung};
+use device::cpu::{Cpu, DisjointSlice, Rung, partition};
 
 use crate::lanes::launch;
-use tasks::Task;
+use lanes::State;
+use tasks::{Cut, SPAN, Share, Task};
 
 /// Widest head supported.
 pub const HEAD_DIM_MAX: usize = 256;
@@ -49,12 +51,22 @@ pub(crate) struct Part<'a> {
     queries: &'a [f32],
     query_stride: usize,
     heads: usize,
-    tasks: &'a [Task],
+    work: Work<'a>,
     all: &'a AttentionTasks,
     cache: &'a KvLayer,
     scale: f32,
     window: usize,
     output: &'a DisjointSlice<'a, f32>,
+    slots: &'a DisjointSlice<'a, State>,
+    queries_max: usize,
+}
+
+/// What a worker is to do.
+enum Work<'a> {
+    /// Compute spans.
+    Shares(&'a [Share]),
+    /// Put the spans of tasks together that several workers computed.
+    Cuts(&'a [Cut]),
 }
 
 /// One query head of one row.
@@ -69,6 +81,17 @@ struct Query {
 }
 
 impl Part<'_> {
+    /// The result of a query, by its number in its task, in a slot.
+    ///
+    /// # Safety
+    /// No other thread may use it at the same time.
+    #[expect(clippy::mut_from_ref, reason = "this is the purpose; the condition is stated")]
+    unsafe fn slot(&self, slot: usize, query: usize) -> &mut State {
+        let index = slot * self.queries_max + query;
+        // SAFETY: the caller's condition.
+        unsafe { &mut self.slots.part(index..index + 1)[0] }
+    }
+
     /// The queries of a task: all heads that share its key-value head, for each of its rows.
     fn queries_of(&self, task: &Task) -> impl Iterator<Item = Query> {
         let group = self.heads / self.cache.shape().kv_heads;
@@ -103,21 +126,32 @@ pub fn attention(cpu: &Cpu, args: Attention<'_>) {
     assert!(tasks.kv_heads() == kv_heads, "attention: tasks made for another shape");
     let output = DisjointSlice::new(output);
     let window = window.unwrap_or(usize::MAX);
-    cpu.pool.run(&|worker| {
-        let part = Part {
-            queries,
-            query_stride,
-            heads,
-            tasks: tasks.of_worker(worker),
-            all: tasks,
-            cache,
-            scale,
-            window,
-            output: &output,
-        };
-        match cpu.isa.rung() {
-            Rung::Scalar => scalar::run(part),
-            _ => launch(cpu.isa, part),
-        }
-    });
+    let queries_max = tasks.rows_max() * heads / kv_heads;
+    let mut slots = vec![State::EMPTY; tasks.slots() * queries_max];
+    let slots = DisjointSlice::new(&mut slots);
+    let part = |work| Part {
+        queries,
+        query_stride,
+        heads,
+        work,
+        all: tasks,
+        cache,
+        scale,
+        window,
+        output: &output,
+        slots: &slots,
+        queries_max,
+    };
+    if cpu.isa.rung() == Rung::Scalar {
+        cpu.pool.run(&|worker| scalar::run(part(Work::Shares(tasks.of_worker(worker)))));
+        return;
+    }
+    cpu.pool.run(&|worker| launch(cpu.isa, part(Work::Shares(tasks.of_worker(worker)))));
+    if !tasks.cuts().is_empty() {
+        let cuts = tasks.cuts();
+        cpu.pool.run(&|worker| {
+            let cuts = &cuts[partition(cuts.len(), cpu.pool.threads(), worker)];
+            launch(cpu.isa, part(Work::Cuts(cuts)));
+        });
+    }
 }

@@ -1,13 +1,16 @@
-//! The meaning: all scores of a query, their softmax, and the weighted sum of the values, in double precision.
+//! The meaning: all scores of a query, their softmax, and the weighted sum of the values, in double precision. A task
+//! that is cut is done whole by the worker with its first span.
 
 use super::{
-    BLOCK_TOKENS, KvElement, KvShape, Part,
+    BLOCK_TOKENS, KvElement, KvShape, Part, Work,
     cache::{Bytes, KvLayer},
 };
 
 pub(super) fn run(part: Part<'_>) {
     let KvShape { head_dim, .. } = part.cache.shape();
-    for task in part.tasks {
+    let Work::Shares(shares) = part.work else { return };
+    for share in shares.iter().filter(|share| share.spans.start == 0) {
+        let task = part.all.task(share.task);
         let table = part.all.block_table(task);
         for query in part.queries_of(task) {
             let start = query.row * part.query_stride + query.head * head_dim;

@@ -1,11 +1,18 @@
 //! How a step's attention is cut into tasks and shared out. Made once a step; all layers use it.
+//!
+//! A task is a few query rows of one sequence against one key-value head. It walks its positions span by span; where
+//! whole tasks would leave a worker idle, one is cut between two spans, and its parts are put together afterwards.
 
 use std::ops::Range;
 
 use device::cpu::partition;
 
-/// Query rows that a task takes at least, where its sequence has them: enough to read each key once for several rows.
-const TASK_QUERIES: usize = 8;
+/// Query heads that a task takes together, rows and heads counted: enough to read each key once for several.
+const TASK_QUERIES: usize = 12;
+/// Positions of a span: their scores are held at once. Spans begin at multiples of it, whatever the batch.
+pub(crate) const SPAN: usize = 128;
+/// Positions times queries that a worker may have more than its share before cutting tasks pays for itself.
+const IMBALANCE_MAX: usize = 4096;
 
 /// Rows of one sequence in a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,11 +35,36 @@ pub(crate) struct Task {
     pub(crate) kv_head: usize,
 }
 
+impl Task {
+    /// Spans up to its last position.
+    fn spans(&self) -> usize {
+        (self.first_position + self.rows).div_ceil(SPAN)
+    }
+}
+
+/// What a worker does of a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Share {
+    pub(crate) task: usize,
+    pub(crate) spans: Range<usize>,
+    /// Where results go if others do the rest: one slot for all spans from the first on, else one a span.
+    pub(crate) slot: Option<usize>,
+}
+
+/// A task that several workers share: its slots, in the order in which they are put together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cut {
+    pub(crate) task: usize,
+    pub(crate) slots: Range<usize>,
+}
+
 /// The tasks of a step, shared out among workers by the keys they read.
 #[derive(Debug, Default)]
 pub struct AttentionTasks {
     tasks: Vec<Task>,
+    shares: Vec<Share>,
     workers: Vec<Range<usize>>,
+    cuts: Vec<Cut>,
     block_tables: Vec<u32>,
     rows: usize,
     blocks_end: usize,
@@ -51,9 +83,9 @@ impl AttentionTasks {
         kv_heads: usize,
         threads: usize,
     ) -> Self {
-        let rows_per_task = (TASK_QUERIES / (heads / kv_heads)).max(1);
+        let group = heads / kv_heads;
+        let rows_per_task = (TASK_QUERIES / group).max(1);
         let mut tasks = Vec::new();
-        let mut costs_before = vec![0_u64];
         for sequence in sequences {
             let end = sequence.first_position + sequence.rows.len();
             assert!(
@@ -62,35 +94,88 @@ impl AttentionTasks {
             );
             for kv_head in 0..kv_heads {
                 for first in (0..sequence.rows.len()).step_by(rows_per_task) {
-                    let rows = rows_per_task.min(sequence.rows.len() - first);
-                    let first_position = sequence.first_position + first;
                     tasks.push(Task {
                         first_row: sequence.rows.start + first,
-                        rows,
-                        first_position,
+                        rows: rows_per_task.min(sequence.rows.len() - first),
+                        first_position: sequence.first_position + first,
                         blocks: sequence.blocks.clone(),
                         kv_head,
                     });
-                    let cost = (rows * (first_position + rows)) as u64;
-                    costs_before.push(costs_before[tasks.len() - 1] + cost);
                 }
             }
         }
-        let total = usize::try_from(costs_before[tasks.len()]).expect("costs fit");
-        let cut = |cost: usize| costs_before.partition_point(|&before| before < cost as u64);
-        let workers = (0..threads)
-            .map(|worker| {
-                let share = partition(total, threads, worker);
-                cut(share.start)..if worker + 1 == threads { tasks.len() } else { cut(share.end) }
-            })
-            .collect();
-        Self {
+        let mut planned = Self {
             rows: sequences.iter().map(|sequence| sequence.rows.end).max().unwrap_or(0),
             blocks_end: block_tables.iter().map(|&block| block as usize + 1).max().unwrap_or(0),
             tasks,
-            workers,
+            shares: Vec::new(),
+            workers: Vec::new(),
+            cuts: Vec::new(),
             block_tables,
             kv_heads,
+        };
+        planned.share_out(group, threads);
+        planned
+    }
+
+    /// Gives each worker a run of units of about the same cost: of whole tasks, or of spans if tasks are too coarse.
+    fn share_out(&mut self, group: usize, threads: usize) {
+        let cost = |task: &Task| task.rows * group * (task.first_position + task.rows);
+        let total: usize = self.tasks.iter().map(cost).sum();
+        let mut before = 0;
+        let mut starts = vec![0];
+        for task in &self.tasks {
+            before += cost(task);
+            starts.push(before);
+        }
+        // The task in which each worker's share begins, and the cost at which it would ideally begin.
+        let ideal: Vec<usize> = (0..=threads)
+            .map(|worker| partition(total, threads, worker.min(threads - 1)).start)
+            .collect();
+        let nearest = |cost: usize| starts.partition_point(|&start| start < cost);
+        let whole: Vec<usize> =
+            (0..threads).map(|worker| nearest(ideal[worker])).chain([self.tasks.len()]).collect();
+        let largest = whole.windows(2).map(|pair| starts[pair[1]] - starts[pair[0]]).max();
+        let cuts_tasks = largest.unwrap_or(0) > total / threads + IMBALANCE_MAX;
+        // A border lies before a span of a task.
+        let border = |worker: usize| -> (usize, usize) {
+            if worker == threads {
+                return (self.tasks.len(), 0);
+            }
+            if !cuts_tasks {
+                return (whole[worker], 0);
+            }
+            let task = starts.partition_point(|&start| start <= ideal[worker]) - 1;
+            let Some(found) = self.tasks.get(task) else { return (self.tasks.len(), 0) };
+            let span = (ideal[worker] - starts[task]) / (found.rows * group * SPAN);
+            (task, span.min(found.spans() - 1))
+        };
+        let borders: Vec<(usize, usize)> = (0..=threads).map(border).collect();
+        for pair in borders.windows(2) {
+            let first = self.shares.len();
+            for task in pair[0].0..self.tasks.len().min(pair[1].0 + 1) {
+                let start = if task == pair[0].0 { pair[0].1 } else { 0 };
+                let end = if task == pair[1].0 { pair[1].1 } else { self.tasks[task].spans() };
+                if start < end {
+                    self.shares.push(Share { task, spans: start..end, slot: None });
+                }
+            }
+            self.workers.push(first..self.shares.len());
+        }
+        let mut slots = 0;
+        let mut index = 0;
+        while index < self.shares.len() {
+            let task = self.shares[index].task;
+            let len = self.shares[index..].iter().take_while(|share| share.task == task).count();
+            if len > 1 {
+                let first = slots;
+                for share in &mut self.shares[index..index + len] {
+                    share.slot = Some(slots);
+                    slots += if share.spans.start == 0 { 1 } else { share.spans.len() };
+                }
+                self.cuts.push(Cut { task, slots: first..slots });
+            }
+            index += len;
         }
     }
 
@@ -99,8 +184,26 @@ impl AttentionTasks {
         self.rows
     }
 
-    pub(crate) fn of_worker(&self, worker: usize) -> &[Task] {
-        &self.tasks[self.workers[worker].clone()]
+    pub(crate) fn of_worker(&self, worker: usize) -> &[Share] {
+        &self.shares[self.workers[worker].clone()]
+    }
+
+    pub(crate) fn task(&self, index: usize) -> &Task {
+        &self.tasks[index]
+    }
+
+    pub(crate) fn cuts(&self) -> &[Cut] {
+        &self.cuts
+    }
+
+    /// Slots for results of parts of tasks.
+    pub(crate) fn slots(&self) -> usize {
+        self.cuts.last().map_or(0, |cut| cut.slots.end)
+    }
+
+    /// Most rows of a task.
+    pub(crate) fn rows_max(&self) -> usize {
+        self.tasks.iter().map(|task| task.rows).max().unwrap_or(0)
     }
 
     pub(crate) fn block_table(&self, task: &Task) -> &[u32] {
@@ -121,23 +224,58 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_row_and_head_falls_to_one_worker() {
-        let sequences = [
-            Sequence { rows: 0..1, first_position: 100, blocks: 0..7 },
-            Sequence { rows: 1..30, first_position: 0, blocks: 7..9 },
-            Sequence { rows: 30..31, first_position: 3, blocks: 9..10 },
+    fn each_span_of_each_row_and_head_falls_to_one_worker() {
+        let cases: [&[(Range<usize>, usize)]; 3] = [
+            &[(0..1, 100), (1..30, 0), (30..31, 3)],
+            &[(0..1, 20_000)],
+            &[(0..1, 5_000), (1..300, 0), (300..301, 9_999)],
         ];
-        for threads in 1..6 {
-            let tasks = AttentionTasks::new(&sequences, (0..10).collect(), 9, 3, threads);
-            let mut seen = vec![0; 31 * 3];
-            for worker in 0..threads {
-                for task in tasks.of_worker(worker) {
-                    for row in task.first_row..task.first_row + task.rows {
-                        seen[row * 3 + task.kv_head] += 1;
+        for case in cases {
+            let mut blocks = 0;
+            let sequences: Vec<Sequence> = case
+                .iter()
+                .map(|(rows, first_position)| {
+                    let first = blocks;
+                    blocks += (first_position + rows.len()).div_ceil(16);
+                    let (rows, first_position) = (rows.clone(), *first_position);
+                    Sequence { rows, first_position, blocks: first..blocks }
+                })
+                .collect();
+            for threads in 1..6 {
+                let tables = (0..blocks as u32).collect();
+                let tasks = AttentionTasks::new(&sequences, tables, 9, 3, threads);
+                let mut seen: Vec<Vec<usize>> =
+                    tasks.tasks.iter().map(|task| vec![0; task.spans()]).collect();
+                let mut slots = vec![0; tasks.slots()];
+                for worker in 0..threads {
+                    for share in tasks.of_worker(worker) {
+                        for span in share.spans.clone() {
+                            seen[share.task][span] += 1;
+                        }
+                        if let Some(slot) = share.slot {
+                            let count = if share.spans.start == 0 { 1 } else { share.spans.len() };
+                            slots[slot..slot + count].iter_mut().for_each(|slot| *slot += 1);
+                        } else {
+                            assert_eq!(share.spans, 0..tasks.task(share.task).spans());
+                        }
                     }
                 }
+                assert!(seen.iter().flatten().all(|&count| count == 1), "{threads}: {seen:?}");
+                assert!(slots.iter().all(|&count| count == 1), "{threads} threads: {slots:?}");
+                let rows: usize = tasks.tasks.iter().map(|task| task.rows).sum();
+                assert_eq!(rows, 3 * case.iter().map(|(rows, _)| rows.len()).sum::<usize>());
             }
-            assert!(seen.iter().all(|&count| count == 1), "{threads} threads: {seen:?}");
         }
+    }
+
+    #[test]
+    fn one_long_sequence_is_spread_over_all_workers() {
+        let sequence = Sequence { rows: 0..1, first_position: 9_999, blocks: 0..625 };
+        let tasks = AttentionTasks::new(&[sequence], (0..625).collect(), 1, 1, 4);
+        let spans: Vec<usize> = (0..4)
+            .map(|worker| tasks.of_worker(worker).iter().map(|share| share.spans.len()).sum())
+            .collect();
+        assert!(spans.iter().all(|&spans| (19..=21).contains(&spans)), "{spans:?}");
+        assert_eq!(tasks.cuts().len(), 1);
     }
 }

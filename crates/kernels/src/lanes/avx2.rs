@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{LANES, LaneKernel, Lanes};
+use super::{Dots, LANES, LaneKernel, Lanes};
 
 /// # Safety
 /// The CPU must have the features of `Rung::Avx2`.
@@ -62,6 +62,17 @@ impl Lanes for Avx2 {
     fn load_f16(values: &[u16; LANES]) -> Self {
         let half = |offset: usize| {
             intrinsic!(_mm256_cvtph_ps(_mm_loadu_si128(values.as_ptr().add(offset).cast())))
+        };
+        Self(half(0), half(8))
+    }
+
+    #[inline(always)]
+    fn load_i8(values: &[u8; LANES]) -> Self {
+        let half = |offset: usize| {
+            intrinsic!({
+                let bytes = _mm_loadl_epi64(values.as_ptr().add(offset).cast());
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))
+            })
         };
         Self(half(0), half(8))
     }
@@ -136,8 +147,8 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn to_i8(self) -> [i8; LANES] {
-        let mut out = [0; LANES];
+    fn to_i8_groups(self) -> [i32; LANES / 4] {
+        let mut out = [0; LANES / 4];
         intrinsic!({
             // Packing works on 128-bit halves; the permutation puts the quarters back in order.
             let words = _mm256_packs_epi32(_mm256_cvtps_epi32(self.0), _mm256_cvtps_epi32(self.1));
@@ -170,4 +181,139 @@ impl Lanes for Avx2 {
             _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
         })
     }
+}
+
+/// Two registers of integers. Only made and used inside `launch`, like [`Avx2`].
+#[derive(Clone, Copy)]
+struct Integers(__m256i, __m256i);
+
+impl Integers {
+    #[inline(always)]
+    fn zip(self, other: Self, function: impl Fn(__m256i, __m256i) -> __m256i) -> Self {
+        Self(function(self.0, other.0), function(self.1, other.1))
+    }
+
+    #[inline(always)]
+    fn map(self, function: impl Fn(__m256i) -> __m256i) -> Self {
+        Self(function(self.0), function(self.1))
+    }
+}
+
+/// The 8-bit multiply-add sums two products into 16 saturating bits. Four-bit weights cannot reach the limit even when
+/// a whole block is summed (8 groups × 2 × 15 × 127 = 30,480), five-bit ones in four groups (31,496), six-bit ones in
+/// two (32,004).
+impl Dots for Avx2 {
+    type Quanta = Integers;
+    type Narrow = Integers;
+    type Wide = Integers;
+
+    const HALVES_BYTES: bool = true;
+    const ROWS: usize = 4;
+
+    #[inline(always)]
+    fn narrow_groups(bits: usize) -> usize {
+        match bits {
+            5 => 4,
+            6 => 2,
+            _ => 8,
+        }
+    }
+
+    #[inline(always)]
+    fn load_quanta(bytes: &[u8; 4 * LANES]) -> Integers {
+        let half =
+            |offset: usize| intrinsic!(_mm256_loadu_si256(bytes.as_ptr().add(offset).cast()));
+        Integers(half(0), half(32))
+    }
+
+    #[inline(always)]
+    fn store_quanta(quanta: Integers, bytes: &mut [u8; 4 * LANES]) {
+        intrinsic!({
+            _mm256_storeu_si256(bytes.as_mut_ptr().cast(), quanta.0);
+            _mm256_storeu_si256(bytes.as_mut_ptr().add(32).cast(), quanta.1);
+        });
+    }
+
+    #[inline(always)]
+    fn bits(quanta: Integers, from: usize, to: usize, mask: u8) -> Integers {
+        // The compiler knows the counts and makes constant shifts of these.
+        let right = intrinsic!(_mm_cvtsi32_si128(from.saturating_sub(to) as i32));
+        let left = intrinsic!(_mm_cvtsi32_si128(to.saturating_sub(from) as i32));
+        quanta.map(|a| {
+            intrinsic!({
+                let moved = _mm256_sll_epi16(_mm256_srl_epi16(a, right), left);
+                _mm256_and_si256(moved, _mm256_set1_epi8(mask.cast_signed()))
+            })
+        })
+    }
+
+    #[inline(always)]
+    fn or(a: Integers, b: Integers) -> Integers {
+        a.zip(b, |a, b| intrinsic!(_mm256_or_si256(a, b)))
+    }
+
+    #[inline(always)]
+    fn wide(value: i32) -> Integers {
+        let half = intrinsic!(_mm256_set1_epi32(value));
+        Integers(half, half)
+    }
+
+    #[inline(always)]
+    fn narrow(_: Integers) -> Integers {
+        Self::wide(0)
+    }
+
+    #[inline(always)]
+    fn add_products(narrow: Integers, quanta: Integers, inputs: i32) -> Integers {
+        intrinsic!(add_products(narrow, quanta, _mm256_set1_epi32(inputs)))
+    }
+
+    #[inline(always)]
+    fn add_narrow(wide: Integers, narrow: Integers, shift: usize) -> Integers {
+        wide.zip(narrow, |wide, narrow| {
+            intrinsic!({
+                let factor = _mm256_set1_epi16(1 << shift);
+                _mm256_add_epi32(wide, _mm256_madd_epi16(narrow, factor))
+            })
+        })
+    }
+
+    #[inline(always)]
+    fn to_floats(wide: Integers) -> Self {
+        intrinsic!(Self(_mm256_cvtepi32_ps(wide.0), _mm256_cvtepi32_ps(wide.1)))
+    }
+
+    #[inline(always)]
+    fn prefetch(bytes: &[u8], offset: usize) {
+        intrinsic!(_mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(offset).cast()));
+    }
+}
+
+/// Two multiply-adds and two additions, in an order that the compiler does not change: it would take the rows one after
+/// another, for which there are not enough registers for weights, instead of group after group.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn add_products(sums: Integers, quanta: Integers, inputs: __m256i) -> Integers {
+    let Integers(mut first, mut second) = sums;
+    // SAFETY: the instructions read and write the registers named, and no memory.
+    unsafe {
+        std::arch::asm!(
+            "vpmaddubsw {a}, {p}, {inputs}",
+            "vpmaddubsw {b}, {q}, {inputs}",
+            "vpaddw {first}, {first}, {a}",
+            "vpaddw {second}, {second}, {b}",
+            a = out(ymm_reg) _,
+            b = out(ymm_reg) _,
+            p = in(ymm_reg) quanta.0,
+            q = in(ymm_reg) quanta.1,
+            inputs = in(ymm_reg) inputs,
+            first = inout(ymm_reg) first,
+            second = inout(ymm_reg) second,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    Integers(first, second)
 }

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{LANES, LaneKernel, Lanes};
+use super::{Dots, LANES, LaneKernel, Lanes};
 
 /// # Safety
 /// The CPU must have the features of `Rung::Avx512`.
@@ -45,6 +45,14 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn load_f16(values: &[u16; LANES]) -> Self {
         Self(intrinsic!(_mm512_cvtph_ps(_mm256_loadu_si256(values.as_ptr().cast()))))
+    }
+
+    #[inline(always)]
+    fn load_i8(values: &[u8; LANES]) -> Self {
+        Self(intrinsic!({
+            let bytes = _mm_loadu_si128(values.as_ptr().cast());
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))
+        }))
     }
 
     #[inline(always)]
@@ -111,8 +119,8 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    fn to_i8(self) -> [i8; LANES] {
-        let mut out = [0; LANES];
+    fn to_i8_groups(self) -> [i32; LANES / 4] {
+        let mut out = [0; LANES / 4];
         intrinsic!({
             let narrow = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(self.0));
             _mm_storeu_si128(out.as_mut_ptr().cast(), narrow);
@@ -128,5 +136,80 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn largest(self) -> f32 {
         intrinsic!(_mm512_reduce_max_ps(self.0))
+    }
+}
+
+/// Sixteen sums, or their weights. Only made and used inside `launch`, like [`Avx512`].
+#[derive(Clone, Copy)]
+struct Integers(__m512i);
+
+/// The dot-product instruction of VNNI sums four products into 32 bits.
+impl Dots for Avx512 {
+    type Quanta = Integers;
+    type Narrow = Integers;
+    type Wide = Integers;
+
+    const HALVES_BYTES: bool = false;
+    const ROWS: usize = 12;
+
+    #[inline(always)]
+    fn narrow_groups(_: usize) -> usize {
+        8
+    }
+
+    #[inline(always)]
+    fn load_quanta(bytes: &[u8; 4 * LANES]) -> Integers {
+        Integers(intrinsic!(_mm512_loadu_si512(bytes.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn store_quanta(quanta: Integers, bytes: &mut [u8; 4 * LANES]) {
+        intrinsic!(_mm512_storeu_si512(bytes.as_mut_ptr().cast(), quanta.0));
+    }
+
+    #[inline(always)]
+    fn bits(quanta: Integers, from: usize, to: usize, mask: u8) -> Integers {
+        // The compiler knows the counts and makes constant shifts of these.
+        Integers(intrinsic!({
+            let right = _mm_cvtsi32_si128(from.saturating_sub(to) as i32);
+            let left = _mm_cvtsi32_si128(to.saturating_sub(from) as i32);
+            let moved = _mm512_sll_epi16(_mm512_srl_epi16(quanta.0, right), left);
+            _mm512_and_si512(moved, _mm512_set1_epi8(mask.cast_signed()))
+        }))
+    }
+
+    #[inline(always)]
+    fn or(a: Integers, b: Integers) -> Integers {
+        Integers(intrinsic!(_mm512_or_si512(a.0, b.0)))
+    }
+
+    #[inline(always)]
+    fn wide(value: i32) -> Integers {
+        Integers(intrinsic!(_mm512_set1_epi32(value)))
+    }
+
+    #[inline(always)]
+    fn narrow(wide: Integers) -> Integers {
+        wide
+    }
+
+    #[inline(always)]
+    fn add_products(narrow: Integers, quanta: Integers, inputs: i32) -> Integers {
+        Integers(intrinsic!(_mm512_dpbusd_epi32(narrow.0, quanta.0, _mm512_set1_epi32(inputs))))
+    }
+
+    #[inline(always)]
+    fn add_narrow(_: Integers, narrow: Integers, _: usize) -> Integers {
+        narrow
+    }
+
+    #[inline(always)]
+    fn to_floats(wide: Integers) -> Self {
+        Self(intrinsic!(_mm512_cvtepi32_ps(wide.0)))
+    }
+
+    #[inline(always)]
+    fn prefetch(bytes: &[u8], offset: usize) {
+        intrinsic!(_mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(offset).cast()));
     }
 }

@@ -21,6 +21,8 @@ pub(crate) trait Lanes: Copy {
     fn load_bf16(values: &[u16; LANES]) -> Self;
     /// Reads IEEE half-precision values.
     fn load_f16(values: &[u16; LANES]) -> Self;
+    /// Reads signed bytes.
+    fn load_i8(values: &[u8; LANES]) -> Self;
     fn store(self, values: &mut [f32; LANES]);
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
@@ -36,8 +38,8 @@ pub(crate) trait Lanes: Copy {
     fn exp2_integer(self) -> Self;
     /// `self` where `left >= right`, else 0.
     fn keep_where_at_least(self, left: Self, right: Self) -> Self;
-    /// The lanes as integers; they must lie in `-128..=127`.
-    fn to_i8(self) -> [i8; LANES];
+    /// The lanes as 8-bit integers, four in each number, the first in the lowest byte; they must lie in `-128..=127`.
+    fn to_i8_groups(self) -> [i32; LANES / 4];
     /// Sum of all lanes: halves are added until one lane is left.
     fn sum(self) -> f32;
     /// Largest of all lanes.
@@ -63,6 +65,13 @@ pub(crate) trait Lanes: Copy {
             p = p.fma(r, Self::splat(coefficient));
         }
         p.mul(n.exp2_integer()).keep_where_at_least(self, lowest)
+    }
+
+    /// Reads half-precision values from their bytes.
+    #[inline(always)]
+    fn load_f16_bytes(bytes: &[u8; 2 * LANES]) -> Self {
+        let (values, _) = bytes.as_chunks::<2>();
+        Self::load_f16(&std::array::from_fn(|lane| u16::from_le_bytes(values[lane])))
     }
 
     /// Reads up to sixteen values; lanes beyond are 0.
@@ -93,9 +102,46 @@ pub(crate) trait Lanes: Copy {
     }
 }
 
+/// Products of 8-bit integers: sixteen sums, each of the products of four weights and four inputs at a time.
+///
+/// Weights are unsigned; inputs are signed and above -128. Sums are gathered in [`Self::Narrow`], which holds a few
+/// groups without overflow, and then added to [`Self::Wide`]. Where the instruction set sums in 32 bits at once the two
+/// are the same.
+pub(crate) trait Dots: Lanes {
+    /// Four weights for each of sixteen sums.
+    type Quanta: Copy;
+    /// Sums of a few groups.
+    type Narrow: Copy;
+    /// Sums in 32 bits.
+    type Wide: Copy;
+
+    /// Whether products with 8-bit weights do not fit, so that their halves are multiplied one after the other.
+    const HALVES_BYTES: bool;
+    /// Rows to multiply with a weight while it is in a register: as many as registers allow, a multiple of 4.
+    const ROWS: usize;
+
+    /// How many groups of weights below `2^bits` narrow sums hold.
+    fn narrow_groups(bits: usize) -> usize;
+    fn load_quanta(bytes: &[u8; 4 * LANES]) -> Self::Quanta;
+    fn store_quanta(quanta: Self::Quanta, bytes: &mut [u8; 4 * LANES]);
+    /// Bits `from ..` of each byte, moved to bit `to`, of which those in `mask` are kept.
+    fn bits(quanta: Self::Quanta, from: usize, to: usize, mask: u8) -> Self::Quanta;
+    fn or(a: Self::Quanta, b: Self::Quanta) -> Self::Quanta;
+    fn wide(value: i32) -> Self::Wide;
+    /// Narrow sums that `add_narrow` will bring back to `wide`.
+    fn narrow(wide: Self::Wide) -> Self::Narrow;
+    /// Adds the products with four inputs, the first in the lowest byte.
+    fn add_products(narrow: Self::Narrow, quanta: Self::Quanta, inputs: i32) -> Self::Narrow;
+    /// `wide + narrow × 2^shift`
+    fn add_narrow(wide: Self::Wide, narrow: Self::Narrow, shift: usize) -> Self::Wide;
+    fn to_floats(wide: Self::Wide) -> Self;
+    /// Asks for the cache line at `bytes + offset`, which need not be part of any object, to be fetched.
+    fn prefetch(bytes: &[u8], offset: usize);
+}
+
 /// A kernel body written in lanes. `run` must be `#[inline(always)]`.
 pub(crate) trait LaneKernel {
-    fn run<L: Lanes>(self);
+    fn run<L: Lanes + Dots>(self);
 }
 
 /// Runs a body compiled for the rung in use. [`Rung::Scalar`] is not handled here: families have a `scalar.rs`.
@@ -117,13 +163,60 @@ pub(crate) fn launch(isa: Isa, kernel: impl LaneKernel) {
 mod tests {
     use super::*;
 
+    /// Sums of products with the largest weights and inputs, for each width of weights.
+    #[inline(always)]
+    fn check_dots<L: Lanes + Dots>(failures: &mut Vec<String>) {
+        for bits in [4, 5, 6, 8] {
+            let passes: &[usize] = if bits == 8 && L::HALVES_BYTES { &[0, 4] } else { &[0] };
+            let largest = ((1_u32 << bits) - 1) as u8;
+            let weights: [u8; 64] =
+                std::array::from_fn(|index| if index < 32 { largest } else { index as u8 % 16 });
+            let inputs = [-127_i8, 127, 127, 127];
+            let group = i32::from_le_bytes(inputs.map(i8::cast_unsigned));
+            let count = L::narrow_groups(bits).min(8);
+            let mut wide = L::wide(-1000);
+            for &pass in passes {
+                let quanta = L::load_quanta(&weights);
+                let quanta = if passes.len() == 2 { L::bits(quanta, pass, 0, 15) } else { quanta };
+                let mut narrow = L::narrow(wide);
+                for _ in 0..count {
+                    narrow = L::add_products(narrow, quanta, group);
+                }
+                wide = L::add_narrow(wide, narrow, pass);
+            }
+            let mut out = [0.0; LANES];
+            L::to_floats(wide).store(&mut out);
+            for (lane, (got, weights)) in out.iter().zip(weights.as_chunks::<4>().0).enumerate() {
+                let products = weights.iter().zip(inputs);
+                let dot: i32 = products.map(|(&a, b)| i32::from(a) * i32::from(b)).sum();
+                let want = (dot * count as i32 - 1000) as f32;
+                if *got != want {
+                    failures.push(format!("{bits} bits, lane {lane}: {got}, expected {want}"));
+                }
+            }
+        }
+        let bytes: [u8; 64] = std::array::from_fn(|index| (index * 37) as u8);
+        let mut out = [0; 64];
+        for (from, to, mask) in [(4, 0, 0xf), (0, 4, 0x10), (6, 4, 0x30), (2, 2, 0xff)] {
+            L::store_quanta(L::bits(L::load_quanta(&bytes), from, to, mask), &mut out);
+            for (got, byte) in out.iter().zip(bytes) {
+                let moved = if from > to { byte >> (from - to) } else { byte << (to - from) };
+                // Bits of a neighbour may come in where nothing is masked off.
+                if mask != 0xff && *got != moved & mask || from == to && *got != byte {
+                    failures.push(format!("bits {from} to {to} of {byte} are {got}"));
+                }
+            }
+        }
+    }
+
     struct CheckAgainstScalar<'a> {
         failures: &'a mut Vec<String>,
     }
 
     impl LaneKernel for CheckAgainstScalar<'_> {
         #[inline(always)]
-        fn run<L: Lanes>(self) {
+        fn run<L: Lanes + Dots>(self) {
+            check_dots::<L>(self.failures);
             let mut check = |name: &str, input: f32, got: f32, want: f32, relative: f32| {
                 if (got - want).abs() > relative * want.abs() {
                     self.failures.push(format!("{name}({input}) = {got}, expected {want}"));
@@ -151,8 +244,17 @@ mod tests {
             let ramp: [f32; LANES] = std::array::from_fn(|lane| lane as f32 - 7.0);
             check("sum", 0.0, L::load(&ramp).sum(), 8.0, 0.0);
             check("largest", 0.0, L::load(&ramp).largest(), 8.0, 0.0);
-            for (lane, value) in L::load(&ramp).to_i8().into_iter().enumerate() {
-                check("to_i8", ramp[lane], f32::from(value), ramp[lane], 0.0);
+            for (group, values) in L::load(&ramp).to_i8_groups().into_iter().enumerate() {
+                for (index, value) in values.to_le_bytes().into_iter().enumerate() {
+                    let lane = group * 4 + index;
+                    check("to_i8", ramp[lane], f32::from(value.cast_signed()), ramp[lane], 0.0);
+                }
+            }
+            let bytes: [u8; LANES] = std::array::from_fn(|lane| (lane * 17) as u8);
+            L::load_i8(&bytes).store(&mut out);
+            for (lane, byte) in bytes.into_iter().enumerate() {
+                let want = f32::from(byte.cast_signed());
+                check("load_i8", f32::from(byte), out[lane], want, 0.0);
             }
             L::load(&ramp).keep_where_at_least(L::load(&ramp), L::splat(2.0)).store(&mut out);
             for lane in 0..LANES {

@@ -7,21 +7,17 @@ use crate::{
 };
 
 fn layouts() -> Vec<QuantizedLayout> {
-    let layout = |bits, scale_block, wide_scales, zero| QuantizedLayout {
-        bits,
-        scale_block,
-        wide_scales,
-        zero,
-    };
+    let layout =
+        |bits, scale_block, scales, zero| QuantizedLayout { bits, scale_block, scales, zero };
     vec![
-        layout(4, 32, false, Zero::Point(8)),
-        layout(4, 32, false, Zero::Minimum),
-        layout(4, 32, true, Zero::Minimum),
-        layout(8, 32, false, Zero::Point(128)),
-        layout(8, 32, false, Zero::Point(16)),
-        layout(8, 32, false, Zero::Minimum),
-        layout(8, 32, true, Zero::Minimum),
-        layout(8, 16, true, Zero::Point(32)),
+        layout(4, 32, Scales::Half, Zero::Point(8)),
+        layout(4, 32, Scales::Half, Zero::Minimum),
+        layout(4, 32, Scales::Nested, Zero::Minimum),
+        layout(5, 32, Scales::Half, Zero::Point(16)),
+        layout(5, 32, Scales::Half, Zero::Minimum),
+        layout(5, 32, Scales::Nested, Zero::Minimum),
+        layout(6, 16, Scales::Nested, Zero::Point(32)),
+        layout(8, 32, Scales::Half, Zero::Point(128)),
     ]
 }
 
@@ -34,8 +30,14 @@ fn random_matrix(cpu: &Cpu, shape: [usize; 2], layout: QuantizedLayout, seed: u6
             let bits = if full { u32::MAX } else { values.bits() };
             *quantum = (bits & ((1 << layout.bits) - 1)) as u8;
         }
-        target.scales = [values.float(), values.float()];
-        target.minimums = [values.float(), values.float()];
+        let mut number = || match layout.scales {
+            Scales::Half => values.float(),
+            Scales::Nested => (values.float() * 127.0).trunc(),
+        };
+        target.scales = [number(), number()];
+        target.minimum = number();
+        let mut outer = Values::new(seed + (row * 1000 + block / 8) as u64);
+        (target.outer_scale, target.outer_minimum) = (outer.float() / 100.0, outer.float() / 100.0);
     })
 }
 
@@ -87,8 +89,8 @@ fn plain_product(matrix: &PackedMatrix, input: &[f32], rows: usize) -> Vec<f32> 
 #[test]
 fn quantized_rungs_agree_with_the_meaning() {
     for layout in layouts() {
-        for (outputs, columns) in [(16, 32), (17, 64), (1, 96), (50, 576)] {
-            for rows in [1, 2, 3, 5, 8, 13, 17] {
+        for (outputs, columns) in [(16, 256), (17, 512), (1, 1024), (50, 768)] {
+            for rows in [1, 2, 3, 5, 12, 15, 16, 31] {
                 let input = Values::new(2).floats(rows * columns);
                 let mut want = None;
                 for cpu in cpus() {
@@ -186,12 +188,12 @@ fn segments_biases_and_accumulation() {
 fn a_row_does_not_depend_on_its_company() {
     for layout in layouts() {
         for cpu in cpus() {
-            let matrix = random_matrix(&cpu, [33, 96], layout, 4);
+            let matrix = random_matrix(&cpu, [33, 1024], layout, 4);
             let segment = [Segment { matrix: &matrix, bias: None, column: 0 }];
-            let input = Values::new(12).floats(15 * 96);
-            let together = multiply(&cpu, &input, 15, &segment, 33);
-            for row in 0..15 {
-                let alone = multiply(&cpu, &input[row * 96..][..96], 1, &segment, 33);
+            let input = Values::new(12).floats(31 * 1024);
+            let together = multiply(&cpu, &input, 31, &segment, 33);
+            for row in 0..31 {
+                let alone = multiply(&cpu, &input[row * 1024..][..1024], 1, &segment, 33);
                 assert_eq!(alone, together[row * 33..][..33], "{layout:?} {}", cpu.isa.rung());
             }
         }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{DenseFormat, PANEL};
-use crate::lanes::{LaneKernel, Lanes};
+use crate::lanes::{Dots, LaneKernel, Lanes};
 
 /// One panel against some rows.
 pub(super) struct Part<'a, F> {
@@ -17,7 +17,7 @@ pub(super) struct Part<'a, F> {
 
 impl<F: FnMut(usize, &[f32; PANEL])> LaneKernel for Part<'_, F> {
     #[inline(always)]
-    fn run<L: Lanes>(mut self) {
+    fn run<L: Lanes + Dots>(mut self) {
         match self.format {
             DenseFormat::F32 => self.all_rows::<L, { PANEL * 4 }>(|bytes| {
                 let (values, _) = bytes.as_chunks::<4>();

@@ -5,12 +5,9 @@
 //! dot products within a block of 32 and float sums over blocks. The order of additions for one output is the same
 //! whatever the number of rows, so that a row's result does not depend on its company.
 
-#[cfg(target_arch = "x86_64")]
-mod avx2;
-#[cfg(target_arch = "x86_64")]
-mod avx512;
 mod dense;
 mod packed;
+mod quantized;
 mod scalar;
 
 #[cfg(test)]
@@ -18,19 +15,21 @@ mod cases;
 
 use std::ops::Range;
 
-use device::cpu::{Cpu, DisjointSlice, Isa, Rung, partition};
+use device::cpu::{Cpu, DisjointSlice, Rung, partition};
 
-pub use packed::{DenseFormat, Layout, PANEL, PackedMatrix, QuantizedLayout, UnpackedBlock, Zero};
+pub use packed::{
+    DenseFormat, Layout, PANEL, PackedMatrix, QuantizedLayout, Scales, UnpackedBlock, Zero,
+};
 
 use crate::{
     lanes::launch,
-    quantize::{BLOCK, Q8Rows, SUM_BLOCK},
+    quantize::{BLOCK, Q8Rows},
 };
 
 /// Bytes of inputs that are kept in the second-level cache while panels stream past them.
-const ROW_BLOCK_BYTES: usize = 384 * 1024;
-/// Rows that the kernels take together at most; row blocks are multiples of it.
-const ROW_TILE: usize = 8;
+const ROW_BLOCK_BYTES: usize = 256 * 1024;
+/// Row blocks are multiples of as many rows as a kernel takes together at most.
+const ROW_TILE: usize = 12;
 
 /// Arguments of [`linear`].
 pub struct Linear<'a> {
@@ -61,28 +60,6 @@ pub struct Segment<'a> {
     pub column: usize,
 }
 
-/// Quantized inputs as the inner loops read them.
-#[derive(Clone, Copy)]
-struct Q8View<'a> {
-    width: usize,
-    values: &'a [i8],
-    scales: &'a [f32],
-    sums: &'a [i32],
-    scaled_sums: &'a [f32],
-}
-
-impl<'a> Q8View<'a> {
-    fn new(rows: &'a Q8Rows) -> Self {
-        Self {
-            width: rows.width(),
-            values: &rows.values,
-            scales: &rows.scales,
-            sums: &rows.sums,
-            scaled_sums: &rows.scaled_sums,
-        }
-    }
-}
-
 /// Multiplies.
 ///
 /// # Panics
@@ -93,28 +70,24 @@ pub fn linear(cpu: &Cpu, args: Linear<'_>) {
     let columns = segments[0].matrix.columns();
     let output = DisjointSlice::new(output);
     let panels: usize = segments.iter().map(|segment| segment.matrix.panels()).sum();
-    let row_block = (ROW_BLOCK_BYTES / columns.max(1)).next_multiple_of(ROW_TILE).max(ROW_TILE);
+    let row_block = (ROW_BLOCK_BYTES / columns.max(1)).clamp(ROW_TILE, quantized::ROWS_MAX);
+    let row_block = row_block / ROW_TILE * ROW_TILE;
     cpu.pool.run(&|worker| {
         let share = partition(panels, cpu.pool.threads(), worker);
         for start in (0..rows).step_by(row_block) {
             let rows = start..rows.min(start + row_block);
-            for (segment, panel) in panels_in(segments, share.clone()) {
-                let columns = segment.column + panel * PANEL;
-                let valid = PANEL.min(segment.matrix.rows() - panel * PANEL);
-                let emit = |row: usize, values: &[f32; PANEL]| {
-                    let first = row * output_stride + columns;
+            for (segment, panels) in panels_in(segments, share.clone()) {
+                let emit = |panel: usize, row: usize, values: &[f32; PANEL]| {
+                    let first = row * output_stride + segment.column + panel * PANEL;
+                    let valid = PANEL.min(segment.matrix.rows() - panel * PANEL);
                     // SAFETY: each column of the output belongs to one panel, and each panel to one worker.
                     let target = unsafe { output.part(first..first + valid) };
                     let bias = segment.bias.map(|bias| &bias[panel * PANEL..][..valid]);
                     write(target, values, bias, accumulate);
                 };
-                let quantized = quantized.map(Q8View::new);
-                let matrix = segment.matrix;
-                compute(
-                    cpu.isa,
-                    PanelRows { matrix, panel, input, quantized, rows: rows.clone() },
-                    emit,
-                );
+                let part =
+                    Part { matrix: segment.matrix, panels, input, quantized, rows: rows.clone() };
+                compute(cpu, part, emit);
             }
         }
     });
@@ -153,17 +126,17 @@ fn validate(args: &Linear<'_>) {
     assert!(columns.windows(2).all(|pair| pair[0].end <= pair[1].start), "linear: outputs overlap");
 }
 
-/// The panels numbered `share` when those of all segments are counted one after another.
+/// Of each matrix, the panels in `share` when those of all segments are counted one after another.
 fn panels_in<'a>(
     segments: &'a [Segment<'a>],
     share: Range<usize>,
-) -> impl Iterator<Item = (&'a Segment<'a>, usize)> {
+) -> impl Iterator<Item = (&'a Segment<'a>, Range<usize>)> {
     let mut before = 0;
-    segments.iter().flat_map(move |segment| {
+    segments.iter().filter_map(move |segment| {
         let first = before;
         before += segment.matrix.panels();
         let range = share.start.max(first)..share.end.min(before);
-        range.map(move |panel| (segment, panel - first))
+        (!range.is_empty()).then(|| (segment, range.start - first..range.end - first))
     })
 }
 
@@ -174,34 +147,43 @@ fn write(target: &mut [f32], values: &[f32; PANEL], bias: Option<&[f32]>, accumu
     }
 }
 
-/// One panel of a matrix against some rows.
-struct PanelRows<'a> {
+/// Some panels of a matrix against some rows.
+struct Part<'a> {
     matrix: &'a PackedMatrix,
-    panel: usize,
+    panels: Range<usize>,
     input: &'a [f32],
-    quantized: Option<Q8View<'a>>,
+    quantized: Option<&'a Q8Rows>,
     rows: Range<usize>,
 }
 
-fn compute(isa: Isa, part: PanelRows<'_>, mut emit: impl FnMut(usize, &[f32; PANEL])) {
-    let PanelRows { matrix, panel, input, quantized, rows } = part;
-    let (columns, panel) = (matrix.columns(), matrix.panel(panel));
-    match (matrix.layout(), quantized) {
-        (Layout::Quantized(layout), Some(input)) => match isa.rung() {
-            Rung::Scalar => scalar::quantized(layout, panel, input, rows, emit),
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: an `Isa` with this rung proves that the CPU has its features; shapes were validated.
-            Rung::Avx2 => unsafe { avx2::quantized(layout, panel, input, rows, &mut emit) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
-            Rung::Avx512 => unsafe { avx512::quantized(layout, panel, input, rows, &mut emit) },
-            #[cfg(not(target_arch = "x86_64"))]
-            Rung::Avx2 | Rung::Avx512 => unreachable!("only detected on x86-64"),
-        },
-        (Layout::Dense(format), _) => match isa.rung() {
-            Rung::Scalar => scalar::dense(format, panel, input, columns, rows, emit),
-            _ => launch(isa, dense::Part { format, panel, input, columns, rows, emit: &mut emit }),
-        },
-        (Layout::Quantized(_), None) => unreachable!("validated"),
+/// Computes a part; `emit` takes panel, row and outputs.
+fn compute(cpu: &Cpu, part: Part<'_>, mut emit: impl FnMut(usize, usize, &[f32; PANEL])) {
+    let Part { matrix, panels, input, quantized, rows } = part;
+    let columns = matrix.columns();
+    let panels = panels.map(|panel| (panel, matrix.panel(panel)));
+    match (matrix.layout(), quantized, cpu.isa.rung()) {
+        (Layout::Quantized(layout), Some(input), Rung::Scalar) => {
+            for (index, panel) in panels {
+                let emit = |row: usize, values: &[f32; PANEL]| emit(index, row, values);
+                scalar::quantized(layout, panel, input, rows.clone(), emit);
+            }
+        }
+        (Layout::Quantized(layout), Some(input), _) => {
+            launch(cpu.isa, quantized::Part { layout, input, rows, panels, emit: &mut emit });
+        }
+        (Layout::Dense(format), _, rung) => {
+            for (index, panel) in panels {
+                let mut emit = |row: usize, values: &[f32; PANEL]| emit(index, row, values);
+                let rows = rows.clone();
+                if rung == Rung::Scalar {
+                    scalar::dense(format, panel, input, columns, rows, emit);
+                } else {
+                    let emit = &mut emit;
+                    let part = dense::Part { format, panel, input, columns, rows, emit };
+                    launch(cpu.isa, part);
+                }
+            }
+        }
+        (Layout::Quantized(_), None, _) => unreachable!("validated"),
     }
 }

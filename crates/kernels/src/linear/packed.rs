@@ -1,10 +1,22 @@
 //! How a weight matrix lies in memory: in panels of 16 outputs, so that one vector register holds the same step of 16
 //! outputs and no sum ever runs across lanes.
 //!
-//! A panel is a stream of records. A quantized record covers 32 inputs: their quanta, then scales, then minimums (if
-//! the format has them), for 16 outputs each. Quanta come in groups of 4 inputs: `[group][output][4]` bytes, which
-//! is what an 8-bit dot-product instruction eats. With 4-bit quanta, group `g` holds inputs `4 g..` in the low and
-//! `16 + 4 g..` in the high half of its bytes. A dense record is one input: 16 weights.
+//! A panel is a stream of records. A quantized record covers 32 inputs: lines of quanta, then scales, then minimums (if
+//! the format has them), for 16 outputs each. A line is 64 bytes, `[output][4]`, and holds 4 inputs of each output (a
+//! group), which is what an 8-bit dot-product instruction eats:
+//!
+//! - the low four bits of the quanta take four lines: line `g` has group `g` in its low and group `4 + g` in its high
+//!   halves of bytes;
+//! - the fifth bits, where quanta have five, take one line: group `g` is bit `4 + g` of its bytes for `g < 4`, and bit
+//!   `g - 4` for the others;
+//! - the fifth and sixth bits, where quanta have six, take two lines: group `g` lies in line `g / 4`, at bits
+//!   `2 (g mod 4)` and the next;
+//! - 8-bit quanta take eight lines, one a group.
+//!
+//! Formats whose scales are themselves small integers (ggml's K formats) keep them so: eight records, 256 inputs, stand
+//! behind a header with the half-precision scales (and minimums) of the small ones.
+//!
+//! A dense record is one input: 16 weights.
 
 use device::cpu::{AlignedBuffer, DisjointSlice, ThreadPool, partition};
 use half::{bf16, f16};
@@ -13,6 +25,10 @@ use crate::quantize::BLOCK;
 
 /// Outputs in a panel.
 pub const PANEL: usize = 16;
+/// Bytes of a line: four inputs of each output.
+pub(crate) const LINE: usize = 4 * PANEL;
+/// Records behind one header, where a layout has headers.
+pub(crate) const SUPER_RECORDS: usize = 8;
 
 /// How the weights of a matrix are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,14 +51,23 @@ pub enum DenseFormat {
 /// Layout of quantized weights: `weight = scale × (quantum - zero point)`, or `scale × quantum + minimum`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuantizedLayout {
-    /// Bits of a quantum, 4 or 8.
+    /// Bits of a quantum: 4, 5, 6 or 8.
     pub bits: usize,
     /// Inputs that share a scale, 32 or 16.
     pub scale_block: usize,
-    /// Whether scales and minimums are 32-bit floats; otherwise they are half precision.
-    pub wide_scales: bool,
+    /// How scales and minimums are stored.
+    pub scales: Scales,
     /// What makes a quantum of 0.
     pub zero: Zero,
+}
+
+/// How scales and minimums are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scales {
+    /// In half precision.
+    Half,
+    /// As signed bytes, times a half-precision number for each 256 inputs.
+    Nested,
 }
 
 /// What a quantum of 0 stands for.
@@ -55,42 +80,80 @@ pub enum Zero {
 }
 
 impl QuantizedLayout {
-    pub(crate) const fn quanta_bytes(self) -> usize {
-        PANEL * BLOCK * self.bits / 8
-    }
-
-    pub(crate) const fn scale_bytes(self) -> usize {
-        if self.wide_scales { 4 } else { 2 }
+    /// Lines of quanta in a record.
+    #[inline(always)]
+    pub(crate) const fn lines(self) -> usize {
+        match self.bits {
+            4 => 4,
+            5 => 5,
+            6 => 6,
+            _ => 8,
+        }
     }
 
     /// Scale blocks in a record.
-    pub(crate) const fn scales(self) -> usize {
+    #[inline(always)]
+    pub(crate) const fn parts(self) -> usize {
         BLOCK / self.scale_block
     }
 
-    const fn record_bytes(self) -> usize {
-        let kinds = match self.zero {
-            Zero::Point(_) => 1,
-            Zero::Minimum => 2,
+    /// Scales and minimums of a record, 16 outputs each.
+    #[inline(always)]
+    const fn numbers(self) -> usize {
+        match self.zero {
+            Zero::Point(_) => self.parts(),
+            Zero::Minimum => 2 * self.parts(),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) const fn record_bytes(self) -> usize {
+        let number_bytes = match self.scales {
+            Scales::Half => 2,
+            Scales::Nested => 1,
         };
-        self.quanta_bytes() + kinds * self.scales() * PANEL * self.scale_bytes()
+        self.lines() * LINE + self.numbers() * PANEL * number_bytes
+    }
+
+    /// Bytes before each run of [`Self::records_per_header`] records.
+    #[inline(always)]
+    pub(crate) const fn header_bytes(self) -> usize {
+        match (self.scales, self.zero) {
+            (Scales::Half, _) => 0,
+            (Scales::Nested, Zero::Point(_)) => 2 * PANEL,
+            (Scales::Nested, Zero::Minimum) => 4 * PANEL,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) const fn records_per_header(self) -> usize {
+        match self.scales {
+            Scales::Half => 1,
+            Scales::Nested => SUPER_RECORDS,
+        }
+    }
+
+    /// Where header and record of a block begin within a panel.
+    #[inline(always)]
+    pub(crate) const fn places(self, block: usize) -> (usize, usize) {
+        let records = self.records_per_header();
+        let run = self.header_bytes() + records * self.record_bytes();
+        let header = block / records * run;
+        (header, header + self.header_bytes() + block % records * self.record_bytes())
+    }
+
+    const fn panel_bytes(self, columns: usize) -> usize {
+        let blocks = columns / BLOCK;
+        blocks * self.record_bytes() + blocks / self.records_per_header() * self.header_bytes()
     }
 }
 
 impl Layout {
-    /// Inputs in a record.
-    const fn record_inputs(self) -> usize {
+    const fn panel_bytes(self, columns: usize) -> usize {
         match self {
-            Self::Dense(_) => 1,
-            Self::Quantized(_) => BLOCK,
-        }
-    }
-
-    const fn record_bytes(self) -> usize {
-        match self {
-            Self::Dense(DenseFormat::F32) => 4 * PANEL,
-            Self::Dense(DenseFormat::F16 | DenseFormat::Bf16) => 2 * PANEL,
-            Self::Quantized(layout) => layout.record_bytes(),
+            Self::Dense(DenseFormat::F32) => 4 * PANEL * columns,
+            Self::Dense(DenseFormat::F16 | DenseFormat::Bf16) => 2 * PANEL * columns,
+            Self::Quantized(layout) => layout.panel_bytes(columns),
         }
     }
 }
@@ -100,10 +163,15 @@ impl Layout {
 pub struct UnpackedBlock {
     /// Quanta, below `2^bits`.
     pub quanta: [u8; BLOCK],
-    /// Scales; the second is used where 16 inputs share one.
+    /// Scales; the second is used where 16 inputs share one. Whole numbers that fit a signed byte where scales are
+    /// nested.
     pub scales: [f32; 2],
-    /// Minimums, used where the layout has them.
-    pub minimums: [f32; 2],
+    /// The minimum, used where the layout has them; a whole number that fits a signed byte where scales are nested.
+    pub minimum: f32,
+    /// What nested scales are multiplied with: the same for all blocks behind one header.
+    pub outer_scale: f32,
+    /// What a nested minimum is multiplied with.
+    pub outer_minimum: f32,
 }
 
 /// A matrix of `rows` outputs by `columns` inputs.
@@ -118,20 +186,23 @@ impl PackedMatrix {
     /// Packs quantized weights: `unpack(row, block, &mut target)` gives 32 inputs of an output at a time.
     ///
     /// # Panics
-    /// If `columns` is not a multiple of 32.
+    /// If `columns` is not a multiple of 32, or of 256 where scales are nested.
     pub fn pack_quantized(
         pool: &ThreadPool,
         [rows, columns]: [usize; 2],
         layout: QuantizedLayout,
         unpack: impl Fn(usize, usize, &mut UnpackedBlock) + Sync,
     ) -> Self {
-        assert!(columns.is_multiple_of(BLOCK), "{columns} inputs are not whole blocks");
+        assert!(
+            columns.is_multiple_of(BLOCK * layout.records_per_header()),
+            "{columns} inputs are not whole blocks"
+        );
         Self::pack(pool, [rows, columns], Layout::Quantized(layout), |panel, rows, data| {
-            let mut block = UnpackedBlock::default();
-            for (index, record) in data.chunks_exact_mut(layout.record_bytes()).enumerate() {
+            let mut unpacked = UnpackedBlock::default();
+            for block in 0..columns / BLOCK {
                 for output in 0..rows {
-                    unpack(panel * PANEL + output, index, &mut block);
-                    store_block(layout, record, output, &block);
+                    unpack(panel * PANEL + output, block, &mut unpacked);
+                    store_block(layout, data, block, output, &unpacked);
                 }
             }
         })
@@ -170,7 +241,7 @@ impl PackedMatrix {
         layout: Layout,
         fill: impl Fn(usize, usize, &mut [u8]) + Sync,
     ) -> Self {
-        let panel_bytes = columns / layout.record_inputs() * layout.record_bytes();
+        let panel_bytes = layout.panel_bytes(columns);
         let panels = rows.div_ceil(PANEL);
         let mut data = AlignedBuffer::zeroed(panels * panel_bytes);
         let target = DisjointSlice::new(&mut data);
@@ -209,7 +280,7 @@ impl PackedMatrix {
     }
 
     pub(crate) fn panel(&self, panel: usize) -> &[u8] {
-        let bytes = self.columns / self.layout.record_inputs() * self.layout.record_bytes();
+        let bytes = self.layout.panel_bytes(self.columns);
         &self.data[panel * bytes..(panel + 1) * bytes]
     }
 
@@ -227,17 +298,14 @@ impl PackedMatrix {
                 }
             }
             Layout::Quantized(layout) => {
-                let records = panel.chunks_exact(layout.record_bytes());
-                for (record, target) in records.zip(target.chunks_exact_mut(BLOCK)) {
+                for (block, target) in target.chunks_exact_mut(BLOCK).enumerate() {
+                    let record = Record::new(layout, panel, block);
                     for (input, target) in target.iter_mut().enumerate() {
-                        let part = input / layout.scale_block;
-                        let quantum = f32::from(quantum(layout, record, output, input));
-                        let scale = scale(layout, record, output, part);
+                        let quantum = f32::from(record.quantum(output, input));
+                        let scale = record.scale(output, input / layout.scale_block);
                         *target = match layout.zero {
                             Zero::Point(point) => scale * (quantum - f32::from(point)),
-                            Zero::Minimum => {
-                                scale * quantum + minimum(layout, record, output, part)
-                            }
+                            Zero::Minimum => scale * quantum + record.minimum(output),
                         };
                     }
                 }
@@ -246,56 +314,114 @@ impl PackedMatrix {
     }
 }
 
-fn store_block(layout: QuantizedLayout, record: &mut [u8], output: usize, block: &UnpackedBlock) {
-    for (input, &quantum) in block.quanta.iter().enumerate() {
+fn store_block(
+    layout: QuantizedLayout,
+    panel: &mut [u8],
+    block: usize,
+    output: usize,
+    unpacked: &UnpackedBlock,
+) {
+    let (header, record) = layout.places(block);
+    let minimums = (layout.zero == Zero::Minimum).then_some(unpacked.minimum);
+    let numbers = unpacked.scales[..layout.parts()].iter().copied().chain(minimums);
+    let quanta = record..record + layout.lines() * LINE;
+    for (index, number) in numbers.enumerate() {
+        let place = index * PANEL + output;
+        match layout.scales {
+            Scales::Half => panel[quanta.end + 2 * place..][..2]
+                .copy_from_slice(&f16::from_f32(number).to_le_bytes()),
+            Scales::Nested => panel[quanta.end + place] = (number as i8).cast_unsigned(),
+        }
+    }
+    if layout.scales == Scales::Nested {
+        let outer = [Some(unpacked.outer_scale), minimums.map(|_| unpacked.outer_minimum)];
+        for (index, number) in outer.into_iter().flatten().enumerate() {
+            panel[header + 2 * (index * PANEL + output)..][..2]
+                .copy_from_slice(&f16::from_f32(number).to_le_bytes());
+        }
+    }
+    let lines = &mut panel[quanta];
+    for (input, &quantum) in unpacked.quanta.iter().enumerate() {
         debug_assert!(u32::from(quantum) < 1 << layout.bits, "quantum {quantum} out of range");
-        let (index, shift) = quantum_place(layout, output, input);
-        record[index] |= quantum << shift;
-    }
-    let mut write = |index: usize, value: f32| {
-        let start = layout.quanta_bytes() + index * layout.scale_bytes();
-        if layout.wide_scales {
-            record[start..start + 4].copy_from_slice(&value.to_le_bytes());
-        } else {
-            record[start..start + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes());
+        for Bits { byte, shift, from, count } in places_of(layout, output, input) {
+            lines[byte] |= (quantum >> from & mask(count)) << shift;
         }
+    }
+}
+
+/// Some bits of a quantum: `count` of them, from bit `from` on, lie in byte `byte` of the quanta from bit `shift` on.
+struct Bits {
+    byte: usize,
+    shift: usize,
+    from: usize,
+    count: usize,
+}
+
+const fn mask(count: usize) -> u8 {
+    (0xff_u16 >> (8 - count)) as u8
+}
+
+fn places_of(layout: QuantizedLayout, output: usize, input: usize) -> impl Iterator<Item = Bits> {
+    let (group, within) = (input / 4, output * 4 + input % 4);
+    let at = |line: usize| line * LINE + within;
+    let low = Bits { byte: at(group % 4), shift: group / 4 * 4, from: 0, count: 4 };
+    let (low, high) = match layout.bits {
+        4 => (low, None),
+        5 => (low, Some(Bits { byte: at(4), shift: (4 + group) % 8, from: 4, count: 1 })),
+        6 => {
+            let (byte, shift) = (at(4 + group / 4), 2 * (group % 4));
+            (low, Some(Bits { byte, shift, from: 4, count: 2 }))
+        }
+        _ => (Bits { byte: at(group), shift: 0, from: 0, count: 8 }, None),
     };
-    for part in 0..layout.scales() {
-        write(part * PANEL + output, block.scales[part]);
-        if layout.zero == Zero::Minimum {
-            write((layout.scales() + part) * PANEL + output, block.minimums[part]);
+    std::iter::once(low).chain(high)
+}
+
+/// A record read number by number: the meaning of the layout.
+pub(super) struct Record<'a> {
+    layout: QuantizedLayout,
+    header: &'a [u8],
+    bytes: &'a [u8],
+}
+
+impl<'a> Record<'a> {
+    pub(super) fn new(layout: QuantizedLayout, panel: &'a [u8], block: usize) -> Self {
+        let (header, record) = layout.places(block);
+        Self {
+            layout,
+            header: &panel[header..][..layout.header_bytes()],
+            bytes: &panel[record..][..layout.record_bytes()],
         }
     }
-}
 
-/// Byte of a record and bit within it at which a quantum begins.
-fn quantum_place(layout: QuantizedLayout, output: usize, input: usize) -> (usize, usize) {
-    let in_group = |input: usize| input / 4 * PANEL * 4 + output * 4 + input % 4;
-    match layout.bits {
-        4 => (in_group(input % 16), input / 16 * 4),
-        _ => (in_group(input), 0),
+    pub(super) fn quantum(&self, output: usize, input: usize) -> u8 {
+        places_of(self.layout, output, input)
+            .map(|Bits { byte, shift, from, count }| {
+                (self.bytes[byte] >> shift & mask(count)) << from
+            })
+            .sum()
     }
-}
 
-pub(super) fn quantum(layout: QuantizedLayout, record: &[u8], output: usize, input: usize) -> u8 {
-    let (index, shift) = quantum_place(layout, output, input);
-    if layout.bits == 4 { record[index] >> shift & 0xf } else { record[index] }
-}
+    pub(super) fn scale(&self, output: usize, part: usize) -> f32 {
+        self.number(output, part, 0)
+    }
 
-pub(super) fn scale(layout: QuantizedLayout, record: &[u8], output: usize, part: usize) -> f32 {
-    read_scale(layout, record, part * PANEL + output)
-}
+    pub(super) fn minimum(&self, output: usize) -> f32 {
+        self.number(output, self.layout.parts(), 1)
+    }
 
-pub(super) fn minimum(layout: QuantizedLayout, record: &[u8], output: usize, part: usize) -> f32 {
-    read_scale(layout, record, (layout.scales() + part) * PANEL + output)
-}
-
-fn read_scale(layout: QuantizedLayout, record: &[u8], index: usize) -> f32 {
-    let bytes = &record[layout.quanta_bytes() + index * layout.scale_bytes()..];
-    if layout.wide_scales {
-        f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
-    } else {
-        f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
+    fn number(&self, output: usize, index: usize, outer: usize) -> f32 {
+        let half = |bytes: &[u8], place: usize| {
+            f16::from_le_bytes([bytes[2 * place], bytes[2 * place + 1]]).to_f32()
+        };
+        let numbers = &self.bytes[self.layout.lines() * LINE..];
+        let place = index * PANEL + output;
+        match self.layout.scales {
+            Scales::Half => half(numbers, place),
+            Scales::Nested => {
+                half(self.header, outer * PANEL + output) * f32::from(numbers[place].cast_signed())
+            }
+        }
     }
 }
 

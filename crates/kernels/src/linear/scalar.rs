@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use super::{
-    BLOCK, DenseFormat, PANEL, Q8View, QuantizedLayout, SUM_BLOCK, Zero,
-    packed::{dense_weight, minimum, quantum, scale},
+    BLOCK, DenseFormat, PANEL, QuantizedLayout, Zero,
+    packed::{Record, dense_weight},
 };
+use crate::quantize::{Q8Rows, QUAD, integer};
 
 pub(super) fn dense(
     format: DenseFormat,
@@ -30,37 +31,32 @@ pub(super) fn dense(
 pub(super) fn quantized(
     layout: QuantizedLayout,
     panel: &[u8],
-    input: Q8View<'_>,
+    input: &Q8Rows,
     rows: Range<usize>,
     mut emit: impl FnMut(usize, &[f32; PANEL]),
 ) {
-    let blocks = input.width / BLOCK;
-    let record_bytes = panel.len() / blocks;
+    let records: Vec<Record<'_>> =
+        (0..input.width() / BLOCK).map(|block| Record::new(layout, panel, block)).collect();
     for row in rows {
+        let lane = row % QUAD;
         let values = std::array::from_fn(|output| {
             let mut sum = 0.0_f32;
-            for (block, record) in panel.chunks_exact(record_bytes).enumerate() {
-                let integers = &input.values[row * input.width + block * BLOCK..][..BLOCK];
-                for part in 0..layout.scales() {
+            for (record, block) in records.iter().zip(input.quad(row / QUAD)) {
+                for part in 0..layout.parts() {
                     let inputs = part * layout.scale_block..(part + 1) * layout.scale_block;
-                    let mut dot: i32 = inputs
-                        .clone()
-                        .map(|index| {
-                            let quantum = quantum(layout, record, output, index);
-                            i32::from(quantum) * i32::from(integers[index])
-                        })
-                        .sum();
-                    if let Zero::Point(point) = layout.zero {
-                        let total: i32 = integers[inputs].iter().copied().map(i32::from).sum();
-                        dot -= i32::from(point) * total;
+                    let mut dot = 0;
+                    for index in inputs {
+                        let quantum = i32::from(record.quantum(output, index));
+                        let point = match layout.zero {
+                            Zero::Point(point) => i32::from(point),
+                            Zero::Minimum => 0,
+                        };
+                        dot += (quantum - point) * integer(block, lane, index);
                     }
-                    let factor =
-                        scale(layout, record, output, part) * input.scales[row * blocks + block];
-                    sum += dot as f32 * factor;
+                    sum += dot as f32 * (record.scale(output, part) * block.scales[lane]);
                 }
                 if layout.zero == Zero::Minimum {
-                    sum += minimum(layout, record, output, 0)
-                        * input.scaled_sums[row * blocks + block];
+                    sum += record.minimum(output) * block.scaled_sums[lane];
                 }
             }
             sum
@@ -68,6 +64,3 @@ pub(super) fn quantized(
         emit(row, &values);
     }
 }
-
-/// Sums are kept per half block because a zero point is taken out per scale block.
-const _: () = assert!(BLOCK == 2 * SUM_BLOCK);

@@ -1,6 +1,6 @@
 //! Every rung gives the same integers, scales and sums as the scalar one.
 
-use super::*;
+use super::{scalar::integer, *};
 use crate::testing::{Values, cpus};
 
 #[test]
@@ -12,21 +12,27 @@ fn rungs_agree_exactly() {
             input[width - 1] = 40.0;
             let mut want: Option<Q8Rows> = None;
             for cpu in cpus() {
-                let mut got = Q8Rows::new(rows + 1, width);
+                let mut got = Q8Rows::new(rows + QUAD, width);
                 quantize(&cpu, &input, rows, &mut got);
-                assert!(got.values[rows * width..].iter().all(|&guard| guard == 0));
+                let guard = got.quad(rows.div_ceil(QUAD)).iter();
+                assert!(guard.flat_map(|block| block.values).flatten().all(|value| value == 0));
                 for (index, value) in input.iter().enumerate() {
-                    let scale = got.scales[index / BLOCK];
-                    let back = scale * f32::from(got.values[index]);
+                    let (row, column) = (index / width, index % width);
+                    let block = &got.quad(row / QUAD)[column / BLOCK];
+                    let scale = block.scales[row % QUAD];
+                    let back = scale * integer(block, row % QUAD, column % BLOCK) as f32;
                     assert!((back - value).abs() <= scale * 0.5001, "{back} for {value}");
                 }
-                if let Some(want) = &want {
-                    assert_eq!(*got.values, *want.values);
-                    assert_eq!(*got.scales, *want.scales);
-                    assert_eq!(*got.sums, *want.sums);
-                    assert_eq!(*got.scaled_sums, *want.scaled_sums);
-                } else {
-                    want = Some(got);
+                let want = want.get_or_insert_with(|| {
+                    let mut want = Q8Rows::new(rows + QUAD, width);
+                    quantize(&cpu, &input, rows, &mut want);
+                    want
+                });
+                for (got, want) in got.blocks.iter().zip(want.blocks.iter()) {
+                    assert_eq!(got.values, want.values);
+                    assert_eq!(got.scales, want.scales);
+                    assert_eq!(got.sums, want.sums);
+                    assert_eq!(got.scaled_sums, want.scaled_sums);
                 }
             }
         }

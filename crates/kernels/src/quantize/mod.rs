@@ -1,8 +1,9 @@
 //! Activations as 8-bit integers: each 32 consecutive values of a row share one scale, `value ≈ scale × integer` with
 //! integers in -127..=127.
 //!
-//! The sums of the integers travel along, so that a matrix product can take the zero point or the minimum of a weight
-//! block out of its inner loop.
+//! Rows lie in quads: for each block of 32 values, the integers of four rows stand together with their scales, so that a
+//! matrix product that takes four rows at once reads one stream. The sums of the integers travel along, so that the
+//! product can take the zero point or the minimum of a weight block out of its inner loop.
 
 mod lanes;
 mod scalar;
@@ -11,30 +12,46 @@ mod scalar;
 mod cases;
 
 pub(crate) use lanes::quantize_row as quantize_row_lanes;
-pub(crate) use scalar::quantize_row as quantize_row_scalar;
+pub(crate) use scalar::{integer, quantize_row as quantize_row_scalar};
 
 use std::ops::Range;
 
-use device::cpu::{AlignedBuffer, Cpu, DisjointSlice, Rung, partition};
+use device::cpu::{AlignedBuffer, Cpu, DisjointSlice, Plain, Rung};
 
-use crate::lanes::{LaneKernel, Lanes, launch};
+use crate::lanes::{Dots, LaneKernel, Lanes, launch};
 
 /// Values that share a scale.
 pub const BLOCK: usize = 32;
 /// Values that share a sum: half a block, as some weight formats change scale every 16.
-pub const SUM_BLOCK: usize = 16;
+pub(crate) const SUM_BLOCK: usize = 16;
+/// Rows that lie together.
+pub(crate) const QUAD: usize = 4;
+/// Values that a dot-product instruction takes of a row at once.
+pub(crate) const GROUP: usize = 4;
+
+/// A block of each of four rows.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Q8Block {
+    /// `[row][group]`: four integers each, the first in the lowest byte.
+    pub(crate) values: [[i32; BLOCK / GROUP]; QUAD],
+    /// Values are integers times this.
+    pub(crate) scales: [f32; QUAD],
+    /// Scale times the sum of all integers.
+    pub(crate) scaled_sums: [f32; QUAD],
+    /// `[row][half]`: sums of integers.
+    pub(crate) sums: [[i32; BLOCK / SUM_BLOCK]; QUAD],
+}
+
+// SAFETY: made of integers and floats alone, without padding (3 × 64 bytes); all bytes zero is a value.
+unsafe impl Plain for Q8Block {}
+const _: () = assert!(size_of::<Q8Block>() == 192);
 
 /// Quantized rows, all of one width.
 pub struct Q8Rows {
     width: usize,
-    /// `[row][width]`
-    pub(crate) values: AlignedBuffer<i8>,
-    /// `[row][width / 32]`
-    pub(crate) scales: AlignedBuffer<f32>,
-    /// `[row][width / 16]`: sums of the integers.
-    pub(crate) sums: AlignedBuffer<i32>,
-    /// `[row][width / 32]`: scale times the sum of the block's integers.
-    pub(crate) scaled_sums: AlignedBuffer<f32>,
+    /// `[quad][block]`
+    blocks: AlignedBuffer<Q8Block>,
 }
 
 impl Q8Rows {
@@ -44,13 +61,7 @@ impl Q8Rows {
     /// If `width` is not a multiple of 32.
     pub fn new(rows: usize, width: usize) -> Self {
         assert!(width.is_multiple_of(BLOCK), "a quantized row has whole blocks, got width {width}");
-        Self {
-            width,
-            values: AlignedBuffer::zeroed(rows * width),
-            scales: AlignedBuffer::zeroed(rows * width / BLOCK),
-            sums: AlignedBuffer::zeroed(rows * width / SUM_BLOCK),
-            scaled_sums: AlignedBuffer::zeroed(rows * width / BLOCK),
-        }
+        Self { width, blocks: AlignedBuffer::zeroed(rows.div_ceil(QUAD) * width / BLOCK) }
     }
 
     /// Values in a row.
@@ -60,59 +71,44 @@ impl Q8Rows {
 
     /// Rows there is room for.
     pub fn rows(&self) -> usize {
-        self.values.len().checked_div(self.width).unwrap_or(0)
+        (self.blocks.len() * BLOCK).checked_div(self.width).unwrap_or(0) * QUAD
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.values.len() + 4 * (self.scales.len() + self.sums.len() + self.scaled_sums.len())
+        self.blocks.len() * size_of::<Q8Block>()
+    }
+
+    /// The blocks of rows `4 × quad ..`, in order.
+    pub(crate) fn quad(&self, quad: usize) -> &[Q8Block] {
+        let blocks = self.width / BLOCK;
+        &self.blocks[quad * blocks..][..blocks]
     }
 
     pub(crate) fn writer(&mut self) -> Q8Writer<'_> {
         Q8Writer {
-            width: self.width,
-            values: DisjointSlice::new(&mut self.values),
-            scales: DisjointSlice::new(&mut self.scales),
-            sums: DisjointSlice::new(&mut self.sums),
-            scaled_sums: DisjointSlice::new(&mut self.scaled_sums),
+            blocks_per_row: self.width / BLOCK,
+            blocks: DisjointSlice::new(&mut self.blocks),
         }
     }
 }
 
-/// Hands rows out to the threads that fill them.
+/// Hands quads out to the threads that fill them.
 pub(crate) struct Q8Writer<'a> {
-    width: usize,
-    values: DisjointSlice<'a, i8>,
-    scales: DisjointSlice<'a, f32>,
-    sums: DisjointSlice<'a, i32>,
-    scaled_sums: DisjointSlice<'a, f32>,
-}
-
-/// One row to fill.
-pub(crate) struct Q8RowMut<'a> {
-    pub(crate) values: &'a mut [i8],
-    pub(crate) scales: &'a mut [f32],
-    pub(crate) sums: &'a mut [i32],
-    pub(crate) scaled_sums: &'a mut [f32],
+    blocks_per_row: usize,
+    blocks: DisjointSlice<'a, Q8Block>,
 }
 
 impl Q8Writer<'_> {
+    /// The blocks of the quad in which `row` lies.
+    ///
     /// # Safety
-    /// No other thread may use the same row.
-    pub(crate) unsafe fn row(&self, row: usize) -> Q8RowMut<'_> {
-        let cut = |per: usize| -> Range<usize> {
-            let each = self.width / per;
-            row * each..(row + 1) * each
-        };
-        // SAFETY: parts of different rows do not overlap, and the caller keeps threads to different rows.
-        unsafe {
-            Q8RowMut {
-                values: self.values.part(cut(1)),
-                scales: self.scales.part(cut(BLOCK)),
-                sums: self.sums.part(cut(SUM_BLOCK)),
-                scaled_sums: self.scaled_sums.part(cut(BLOCK)),
-            }
-        }
+    /// No other thread may use a row of the same quad.
+    #[expect(clippy::mut_from_ref, reason = "this is the purpose; the condition is stated")]
+    pub(crate) unsafe fn quad_of(&self, row: usize) -> &mut [Q8Block] {
+        let first = row / QUAD * self.blocks_per_row;
+        // SAFETY: parts of different quads do not overlap, and the caller keeps threads to different quads.
+        unsafe { self.blocks.part(first..first + self.blocks_per_row) }
     }
 }
 
@@ -125,18 +121,15 @@ pub fn quantize(cpu: &Cpu, input: &[f32], rows: usize, output: &mut Q8Rows) {
     assert!(input.len() >= rows * width, "quantize: input too short");
     assert!(output.rows() >= rows, "quantize: output too short");
     let writer = output.writer();
-    cpu.pool.run(&|worker| {
-        let rows = partition(rows, cpu.pool.threads(), worker);
-        match cpu.isa.rung() {
-            Rung::Scalar => {
-                for row in rows {
-                    // SAFETY: workers have different rows.
-                    let target = unsafe { writer.row(row) };
-                    quantize_row_scalar(&input[row * width..][..width], target);
-                }
+    cpu.pool.spread(rows, QUAD, width / 8, &|rows| match cpu.isa.rung() {
+        Rung::Scalar => {
+            for row in rows {
+                // SAFETY: workers have different quads.
+                let quad = unsafe { writer.quad_of(row) };
+                quantize_row_scalar(&input[row * width..][..width], quad, row % QUAD);
             }
-            _ => launch(cpu.isa, Rows { input, writer: &writer, rows, width }),
         }
+        _ => launch(cpu.isa, Rows { input, writer: &writer, rows, width }),
     });
 }
 
@@ -149,11 +142,15 @@ struct Rows<'a> {
 
 impl LaneKernel for Rows<'_> {
     #[inline(always)]
-    fn run<L: Lanes>(self) {
+    fn run<L: Lanes + Dots>(self) {
         for row in self.rows {
-            // SAFETY: workers have different rows.
-            let target = unsafe { self.writer.row(row) };
-            quantize_row_lanes::<L>(&self.input[row * self.width..][..self.width], target);
+            // SAFETY: workers have different quads.
+            let quad = unsafe { self.writer.quad_of(row) };
+            quantize_row_lanes::<L>(
+                &self.input[row * self.width..][..self.width],
+                quad,
+                row % QUAD,
+            );
         }
     }
 }

@@ -1,22 +1,28 @@
 //! The meaning: one value at a time.
 
-use super::{BLOCK, Q8RowMut, SUM_BLOCK};
+use super::{BLOCK, GROUP, Q8Block, SUM_BLOCK};
 
-pub(crate) fn quantize_row(input: &[f32], output: Q8RowMut<'_>) {
-    for (index, block) in input.chunks_exact(BLOCK).enumerate() {
-        let largest = block.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+pub(crate) fn quantize_row(input: &[f32], quad: &mut [Q8Block], row: usize) {
+    for (values, block) in input.chunks_exact(BLOCK).zip(quad) {
+        let largest = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
         let scale = largest / 127.0;
         let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-        let integers = &mut output.values[index * BLOCK..][..BLOCK];
-        for (integer, value) in integers.iter_mut().zip(block) {
-            *integer = (value * inverse).round_ties_even() as i8;
+        let integer = |index: usize| (values[index] * inverse).round_ties_even() as i8;
+        for (group, target) in block.values[row].iter_mut().enumerate() {
+            let bytes = std::array::from_fn(|index| integer(group * GROUP + index).cast_unsigned());
+            *target = i32::from_le_bytes(bytes);
         }
         let sum = |half: usize| -> i32 {
-            integers[half * SUM_BLOCK..][..SUM_BLOCK].iter().copied().map(i32::from).sum()
+            (0..SUM_BLOCK).map(|index| i32::from(integer(half * SUM_BLOCK + index))).sum()
         };
-        output.scales[index] = scale;
-        output.sums[2 * index] = sum(0);
-        output.sums[2 * index + 1] = sum(1);
-        output.scaled_sums[index] = scale * (sum(0) + sum(1)) as f32;
+        block.scales[row] = scale;
+        block.sums[row] = [sum(0), sum(1)];
+        block.scaled_sums[row] = scale * (sum(0) + sum(1)) as f32;
     }
+}
+
+/// Integer `index` of a row's block.
+pub(crate) fn integer(block: &Q8Block, row: usize, index: usize) -> i32 {
+    let bytes = block.values[row][index / GROUP].to_le_bytes();
+    i32::from(bytes[index % GROUP].cast_signed())
 }

@@ -2,13 +2,13 @@
 
 use super::Part;
 use crate::{
-    lanes::{LANES, LaneKernel, Lanes},
-    quantize::quantize_row_lanes,
+    lanes::{Dots, LANES, LaneKernel, Lanes},
+    quantize::{QUAD, quantize_row_lanes},
 };
 
 impl LaneKernel for Part<'_> {
     #[inline(always)]
-    fn run<L: Lanes>(self) {
+    fn run<L: Lanes + Dots>(self) {
         let width = self.weight.len();
         for row in self.rows {
             let range = row * width..(row + 1) * width;
@@ -16,8 +16,8 @@ impl LaneKernel for Part<'_> {
             let output = unsafe { self.output.part(range.clone()) };
             normalise::<L>(&self.input[range], self.weight, self.epsilon, output);
             if let Some(quantized) = self.quantized {
-                // SAFETY: workers have different rows.
-                quantize_row_lanes::<L>(output, unsafe { quantized.row(row) });
+                // SAFETY: workers have different quads.
+                quantize_row_lanes::<L>(output, unsafe { quantized.quad_of(row) }, row % QUAD);
             }
         }
     }

@@ -6,11 +6,11 @@ mod scalar;
 #[cfg(test)]
 mod cases;
 
-use device::cpu::{Cpu, DisjointSlice, Rung, partition};
+use device::cpu::{Cpu, DisjointSlice, Rung};
 
 use crate::{
     lanes::launch,
-    quantize::{Q8Rows, Q8Writer},
+    quantize::{Q8Rows, Q8Writer, QUAD},
 };
 
 /// Arguments of [`rms_norm`].
@@ -55,8 +55,7 @@ pub fn rms_norm(cpu: &Cpu, args: RmsNorm<'_>) {
     }
     let output = DisjointSlice::new(output);
     let quantized = quantized.map(Q8Rows::writer);
-    cpu.pool.run(&|worker| {
-        let rows = partition(rows, cpu.pool.threads(), worker);
+    cpu.pool.spread(rows, QUAD, width / 4, &|rows| {
         let quantized = quantized.as_ref();
         let part = Part { input, weight, epsilon, output: &output, quantized, rows };
         match cpu.isa.rung() {
@@ -76,8 +75,8 @@ pub fn rms_norm_heads(cpu: &Cpu, args: RmsNormHeads<'_>) {
     assert!(offset + heads * width <= stride, "rms_norm_heads: heads outside of a row");
     assert!(values.len() >= rows * stride, "rms_norm_heads: buffer too short");
     let values = DisjointSlice::new(values);
-    cpu.pool.run(&|worker| {
-        for row in partition(rows, cpu.pool.threads(), worker) {
+    cpu.pool.spread(rows, 1, heads * width, &|rows| {
+        for row in rows {
             let start = row * stride + offset;
             // SAFETY: workers have different rows.
             let heads = unsafe { values.part(start..start + heads * width) };

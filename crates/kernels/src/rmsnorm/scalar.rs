@@ -1,7 +1,7 @@
 //! The meaning: one value at a time, the sum in double precision.
 
 use super::Part;
-use crate::quantize::quantize_row_scalar;
+use crate::quantize::{QUAD, quantize_row_scalar};
 
 pub(super) fn run(part: Part<'_>) {
     let width = part.weight.len();
@@ -12,8 +12,8 @@ pub(super) fn run(part: Part<'_>) {
         output.copy_from_slice(&part.input[range]);
         normalise_in_place(output, part.weight, part.epsilon);
         if let Some(quantized) = part.quantized {
-            // SAFETY: workers have different rows.
-            quantize_row_scalar(output, unsafe { quantized.row(row) });
+            // SAFETY: workers have different quads.
+            quantize_row_scalar(output, unsafe { quantized.quad_of(row) }, row % QUAD);
         }
     }
 }

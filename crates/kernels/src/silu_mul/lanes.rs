@@ -2,13 +2,13 @@
 
 use super::Part;
 use crate::{
-    lanes::{LANES, LaneKernel, Lanes},
-    quantize::quantize_row_lanes,
+    lanes::{Dots, LANES, LaneKernel, Lanes},
+    quantize::{QUAD, quantize_row_lanes},
 };
 
 impl LaneKernel for Part<'_> {
     #[inline(always)]
-    fn run<L: Lanes>(self) {
+    fn run<L: Lanes + Dots>(self) {
         let width = self.width;
         let (zero, one) = (L::splat(0.0), L::splat(1.0));
         for row in self.rows {
@@ -22,8 +22,8 @@ impl LaneKernel for Part<'_> {
                 silu.mul(L::load_some(up)).store_some(output);
             }
             if let Some(quantized) = self.quantized {
-                // SAFETY: workers have different rows.
-                quantize_row_lanes::<L>(output, unsafe { quantized.row(row) });
+                // SAFETY: workers have different quads.
+                quantize_row_lanes::<L>(output, unsafe { quantized.quad_of(row) }, row % QUAD);
             }
         }
     }

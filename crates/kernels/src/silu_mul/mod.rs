@@ -6,11 +6,11 @@ mod scalar;
 #[cfg(test)]
 mod cases;
 
-use device::cpu::{Cpu, DisjointSlice, Rung, partition};
+use device::cpu::{Cpu, DisjointSlice, Rung};
 
 use crate::{
     lanes::launch,
-    quantize::{Q8Rows, Q8Writer},
+    quantize::{Q8Rows, Q8Writer, QUAD},
 };
 
 /// Arguments of [`silu_mul`].
@@ -51,8 +51,7 @@ pub fn silu_mul(cpu: &Cpu, args: SiluMul<'_>) {
     }
     let output = DisjointSlice::new(output);
     let quantized = quantized.map(Q8Rows::writer);
-    cpu.pool.run(&|worker| {
-        let rows = partition(rows, cpu.pool.threads(), worker);
+    cpu.pool.spread(rows, QUAD, width, &|rows| {
         let part = Part { gate_up, width, output: &output, quantized: quantized.as_ref(), rows };
         match cpu.isa.rung() {
             Rung::Scalar => scalar::run(part),

@@ -1,7 +1,7 @@
 //! The meaning: one value at a time.
 
 use super::Part;
-use crate::quantize::quantize_row_scalar;
+use crate::quantize::{QUAD, quantize_row_scalar};
 
 pub(super) fn run(part: Part<'_>) {
     let width = part.width;
@@ -13,8 +13,8 @@ pub(super) fn run(part: Part<'_>) {
             *output = gate / (1.0 + (-gate).exp()) * up;
         }
         if let Some(quantized) = part.quantized {
-            // SAFETY: workers have different rows.
-            quantize_row_scalar(output, unsafe { quantized.row(row) });
+            // SAFETY: workers have different quads.
+            quantize_row_scalar(output, unsafe { quantized.quad_of(row) }, row % QUAD);
         }
     }
 }

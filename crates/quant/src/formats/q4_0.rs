@@ -2,13 +2,18 @@
 //!
 //! Bytes: scale (half), 16 × two quanta.
 
-use kernels::linear::{QuantizedLayout, UnpackedBlock, Zero};
+use kernels::linear::{QuantizedLayout, Scales, UnpackedBlock, Zero};
 
 use super::{half, nibbles};
 use crate::Format;
 
 pub(crate) const FORMAT: Format = Format {
-    layout: QuantizedLayout { bits: 4, scale_block: 32, wide_scales: false, zero: Zero::Point(8) },
+    layout: QuantizedLayout {
+        bits: 4,
+        scale_block: 32,
+        scales: Scales::Half,
+        zero: Zero::Point(8),
+    },
     unpack,
     dequantise,
 };

@@ -2,20 +2,20 @@
 //!
 //! Bytes: scale (half), minimum (half), 16 × two quanta.
 
-use kernels::linear::{QuantizedLayout, UnpackedBlock, Zero};
+use kernels::linear::{QuantizedLayout, Scales, UnpackedBlock, Zero};
 
 use super::{half, nibbles};
 use crate::Format;
 
 pub(crate) const FORMAT: Format = Format {
-    layout: QuantizedLayout { bits: 4, scale_block: 32, wide_scales: false, zero: Zero::Minimum },
+    layout: QuantizedLayout { bits: 4, scale_block: 32, scales: Scales::Half, zero: Zero::Minimum },
     unpack,
     dequantise,
 };
 
 fn unpack(block: &[u8], _: usize, target: &mut UnpackedBlock) {
     target.scales[0] = half(block, 0);
-    target.minimums[0] = half(block, 2);
+    target.minimum = half(block, 2);
     nibbles(&block[4..], &mut target.quanta);
 }
 

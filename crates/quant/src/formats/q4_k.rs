@@ -4,21 +4,26 @@
 //! Bytes: scale (half), minimum (half), 12 of sub-scales and sub-minimums, 4 × 32 of two quanta: the low halves of
 //! each 32 bytes are one sub-block, the high halves the next.
 
-use kernels::linear::{QuantizedLayout, UnpackedBlock, Zero};
+use kernels::linear::{QuantizedLayout, Scales, UnpackedBlock, Zero};
 
 use super::{half, scale_and_minimum};
 use crate::Format;
 
 pub(crate) const FORMAT: Format = Format {
-    layout: QuantizedLayout { bits: 4, scale_block: 32, wide_scales: true, zero: Zero::Minimum },
+    layout: QuantizedLayout {
+        bits: 4,
+        scale_block: 32,
+        scales: Scales::Nested,
+        zero: Zero::Minimum,
+    },
     unpack,
     dequantise,
 };
 
 fn unpack(block: &[u8], part: usize, target: &mut UnpackedBlock) {
     let (scale, minimum) = scale_and_minimum(&block[4..16], part);
-    target.scales[0] = half(block, 0) * scale;
-    target.minimums[0] = -half(block, 2) * minimum;
+    (target.scales[0], target.minimum) = (scale, minimum);
+    (target.outer_scale, target.outer_minimum) = (half(block, 0), -half(block, 2));
     let bytes = &block[16 + part / 2 * 32..][..32];
     for (quantum, byte) in target.quanta.iter_mut().zip(bytes) {
         *quantum = byte >> (part % 2 * 4) & 0xf;

@@ -2,13 +2,18 @@
 //!
 //! Bytes: scale (half), 4 of fifth bits (weight `i` has bit `i`), 16 × two times four bits.
 
-use kernels::linear::{QuantizedLayout, UnpackedBlock, Zero};
+use kernels::linear::{QuantizedLayout, Scales, UnpackedBlock, Zero};
 
 use super::{half, nibbles};
 use crate::Format;
 
 pub(crate) const FORMAT: Format = Format {
-    layout: QuantizedLayout { bits: 8, scale_block: 32, wide_scales: false, zero: Zero::Point(16) },
+    layout: QuantizedLayout {
+        bits: 5,
+        scale_block: 32,
+        scales: Scales::Half,
+        zero: Zero::Point(16),
+    },
     unpack,
     dequantise,
 };

@@ -2,20 +2,20 @@
 //!
 //! Bytes: scale (half), minimum (half), 4 of fifth bits (weight `i` has bit `i`), 16 × two times four bits.
 
-use kernels::linear::{QuantizedLayout, UnpackedBlock, Zero};
+use kernels::linear::{QuantizedLayout, Scales, UnpackedBlock, Zero};
 
 use super::{half, nibbles, q5_0::add_fifth_bits};
 use crate::Format;
 
 pub(crate) const FORMAT: Format = Format {
-    layout: QuantizedLayout { bits: 8, scale_block: 32, wide_scales: false, zero: Zero::Minimum },
+    layout: QuantizedLayout { bits: 5, scale_block: 32, scales: Scales::Half, zero: Zero::Minimum },
     unpack,
     dequantise,
 };
 
 fn unpack(block: &[u8], _: usize, target: &mut UnpackedBlock) {
     target.scales[0] = half(block, 0);
-    target.minimums[0] = half(block, 2);
+    target.minimum = half(block, 2);
     nibbles(&block[8..], &mut target.quanta);
     add_fifth_bits(&block[4..8], &mut target.quanta);
 }

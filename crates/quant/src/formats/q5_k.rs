@@ -3,21 +3,26 @@
 //! Bytes: scale (half), minimum (half), 12 of sub-scales and sub-minimums, 32 of fifth bits (sub-block `s` has bit
 //! `s`), 4 × 32 of two times four bits.
 
-use kernels::linear::{QuantizedLayout, UnpackedBlock, Zero};
+use kernels::linear::{QuantizedLayout, Scales, UnpackedBlock, Zero};
 
 use super::{half, scale_and_minimum};
 use crate::Format;
 
 pub(crate) const FORMAT: Format = Format {
-    layout: QuantizedLayout { bits: 8, scale_block: 32, wide_scales: true, zero: Zero::Minimum },
+    layout: QuantizedLayout {
+        bits: 5,
+        scale_block: 32,
+        scales: Scales::Nested,
+        zero: Zero::Minimum,
+    },
     unpack,
     dequantise,
 };
 
 fn unpack(block: &[u8], part: usize, target: &mut UnpackedBlock) {
     let (scale, minimum) = scale_and_minimum(&block[4..16], part);
-    target.scales[0] = half(block, 0) * scale;
-    target.minimums[0] = -half(block, 2) * minimum;
+    (target.scales[0], target.minimum) = (scale, minimum);
+    (target.outer_scale, target.outer_minimum) = (half(block, 0), -half(block, 2));
     let fifths = &block[16..48];
     let bytes = &block[48 + part / 2 * 32..][..32];
     for ((quantum, byte), fifth) in target.quanta.iter_mut().zip(bytes).zip(fifths) {

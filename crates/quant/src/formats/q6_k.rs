@@ -5,13 +5,18 @@
 //! weights) has 64 bytes of low bits and 32 of high bits; quarter `q` of it takes low bits from bytes `32 × (q mod
 //! 2)..`, their low half if `q < 2` and their high half otherwise, and bits `2 q` and `2 q + 1` of the high ones.
 
-use kernels::linear::{QuantizedLayout, UnpackedBlock, Zero};
+use kernels::linear::{QuantizedLayout, Scales, UnpackedBlock, Zero};
 
 use super::half;
 use crate::Format;
 
 pub(crate) const FORMAT: Format = Format {
-    layout: QuantizedLayout { bits: 8, scale_block: 16, wide_scales: true, zero: Zero::Point(32) },
+    layout: QuantizedLayout {
+        bits: 6,
+        scale_block: 16,
+        scales: Scales::Nested,
+        zero: Zero::Point(32),
+    },
     unpack,
     dequantise,
 };
@@ -24,9 +29,9 @@ fn unpack(block: &[u8], part: usize, target: &mut UnpackedBlock) {
         *quantum = low >> (quarter / 2 * 4) & 0xf | (high >> (2 * quarter) & 3) << 4;
     }
     for (index, scale) in target.scales.iter_mut().enumerate() {
-        let sub_scale = block[192 + part * 2 + index].cast_signed();
-        *scale = half(block, 208) * f32::from(sub_scale);
+        *scale = f32::from(block[192 + part * 2 + index].cast_signed());
     }
+    target.outer_scale = half(block, 208);
 }
 
 fn dequantise(block: &[u8], target: &mut [f32]) {

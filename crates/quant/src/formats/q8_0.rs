@@ -2,7 +2,7 @@
 //!
 //! Bytes: scale (half), 32 signed integers. The kernels take unsigned quanta, so that zero is at 128.
 
-use kernels::linear::{QuantizedLayout, UnpackedBlock, Zero};
+use kernels::linear::{QuantizedLayout, Scales, UnpackedBlock, Zero};
 
 use super::half;
 use crate::Format;
@@ -11,7 +11,7 @@ pub(crate) const FORMAT: Format = Format {
     layout: QuantizedLayout {
         bits: 8,
         scale_block: 32,
-        wide_scales: false,
+        scales: Scales::Half,
         zero: Zero::Point(128),
     },
     unpack,
