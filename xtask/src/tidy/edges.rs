@@ -36,7 +36,7 @@ const HELD_BY: &[(&str, &[&str])] = &[
     ("minijinja", &["chat"]),
     ("prometheus-client", &["telemetry"]),
     ("safetensors", &["weights"]),
-    ("memmap2", &["weights"]),
+    ("memmap2", &["device", "weights"]),
     ("hf-hub", &["weights"]),
     // Wire messages and settings; nothing between them is serializable.
     ("serde", &["front", "brigade"]),

@@ -243,7 +243,7 @@ impl PackedMatrix {
     ) -> Self {
         let panel_bytes = layout.panel_bytes(columns);
         let panels = rows.div_ceil(PANEL);
-        let mut data = AlignedBuffer::zeroed(panels * panel_bytes);
+        let mut data = AlignedBuffer::zeroed_in_huge_pages(panels * panel_bytes);
         let target = DisjointSlice::new(&mut data);
         pool.run(&|worker| {
             for panel in partition(panels, pool.threads(), worker) {
