@@ -6,6 +6,8 @@ use types::{SamplingParams, SlotAdmission, SlotId};
 
 use super::*;
 
+mod timing;
+
 /// Logits of a distribution that gives token `i` the probability `probabilities[i]`.
 fn logits(probabilities: &[f32]) -> Vec<f32> {
     probabilities.iter().map(|probability| probability.ln() + 3.0).collect()
