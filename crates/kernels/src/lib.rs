@@ -16,6 +16,7 @@ pub mod quantize;
 pub mod rmsnorm;
 pub mod rope;
 pub mod silu_mul;
+pub mod vocabulary;
 
 #[cfg(test)]
 mod testing;

@@ -147,6 +147,12 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn at_least(self, floor: Self) -> u16 {
+        let bits = |a, b| intrinsic!(_mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(a, b))) as u16;
+        bits(self.0, floor.0) | bits(self.1, floor.1) << 8
+    }
+
+    #[inline(always)]
     fn to_i8_groups(self) -> [i32; LANES / 4] {
         let mut out = [0; LANES / 4];
         intrinsic!({

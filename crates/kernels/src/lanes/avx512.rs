@@ -119,6 +119,11 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn at_least(self, floor: Self) -> u16 {
+        intrinsic!(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(self.0, floor.0))
+    }
+
+    #[inline(always)]
     fn to_i8_groups(self) -> [i32; LANES / 4] {
         let mut out = [0; LANES / 4];
         intrinsic!({

@@ -38,6 +38,8 @@ pub(crate) trait Lanes: Copy {
     fn exp2_integer(self) -> Self;
     /// `self` where `left >= right`, else 0.
     fn keep_where_at_least(self, left: Self, right: Self) -> Self;
+    /// One bit a lane, the first lane's lowest: whether `self >= floor`.
+    fn at_least(self, floor: Self) -> u16;
     /// The lanes as 8-bit integers, four in each number, the first in the lowest byte; they must lie in `-128..=127`.
     fn to_i8_groups(self) -> [i32; LANES / 4];
     /// Sum of all lanes: halves are added until one lane is left.
@@ -266,6 +268,15 @@ mod tests {
                     0.0,
                 );
             }
+            check(
+                "at_least",
+                2.0,
+                f32::from(L::load(&ramp).at_least(L::splat(2.0))),
+                65_024.0,
+                0.0,
+            );
+            let not_a_number = L::splat(f32::NAN).at_least(L::splat(f32::NEG_INFINITY));
+            check("at_least", f32::NAN, f32::from(not_a_number), 0.0, 0.0);
             L::load(&ramp).abs().store(&mut out);
             check("abs", ramp[0], out[0], 7.0, 0.0);
             L::load_some(&ramp[..5]).store(&mut out);

@@ -21,7 +21,7 @@ use self::{
 };
 use crate::{
     Error,
-    sampling::{check, sample, token_logprobs},
+    sampling::{sample, token_logprobs},
     slot::Slot,
 };
 
@@ -127,22 +127,20 @@ impl CpuRunner {
             let mut jobs: Vec<(&Output, &mut [f32], Option<Computed>)> =
                 outputs.iter().zip(logits).map(|(output, logits)| (output, logits, None)).collect();
             let slots = &self.slots;
+            // A single row is left to one thread: most draws take less time than the others need to wake for a part of it.
             cpu.pool.for_each(&mut jobs, |_, (output, logits, computed)| {
                 let slot_id = plan.items[output.item].slot;
                 let slot = slots.get(slot_id);
-                *computed = Some(match output.purpose {
-                    Purpose::Sample => {
-                        Computed::Sampled(sample(logits, slot).map(|(token, logprobs)| {
-                            SampledToken { slot: slot_id, token, logprobs }
-                        }))
-                    }
-                    Purpose::Prompt(token) => {
-                        let count = slot.sampling.prompt_logprobs.unwrap_or(0) as usize;
-                        Computed::Prompt(
-                            check(logits).map(|()| token_logprobs(logits, token, count)),
-                        )
-                    }
-                });
+                *computed =
+                    Some(match output.purpose {
+                        Purpose::Sample => Computed::Sampled(sample(cpu.isa, logits, slot).map(
+                            |(token, logprobs)| SampledToken { slot: slot_id, token, logprobs },
+                        )),
+                        Purpose::Prompt(token) => {
+                            let count = slot.sampling.prompt_logprobs.unwrap_or(0) as usize;
+                            Computed::Prompt(token_logprobs(cpu.isa, logits, token, count))
+                        }
+                    });
             });
             computed.extend(jobs.into_iter().filter_map(|(_, _, computed)| computed));
         }

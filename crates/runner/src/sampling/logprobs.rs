@@ -1,47 +1,27 @@
 //! Log-probabilities of tokens under the model's raw logits.
 
-use types::{TokenId, TokenLogprobs};
+use device::cpu::Isa;
+use types::TokenId;
 
-use super::draw::by_weight;
+use super::{
+    distribution::Distribution,
+    most_likely::{by_likelihood, most_likely},
+};
 
-/// Logarithm of the sum of exponentials.
-pub(crate) fn log_total(logits: &[f32]) -> f64 {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let total: f64 = logits.iter().map(|logit| f64::from((logit - largest).exp())).sum();
-    f64::from(largest) + total.ln()
+/// Logarithm of the sum of exponentials, `largest` being the largest logit. Sums of floats and rounding of weights
+/// together leave it within 2 millionths.
+pub(super) fn log_total(isa: Isa, logits: &[f32], largest: f32) -> f64 {
+    f64::from(largest) + Distribution::new(isa, logits, largest, 1.0).total().ln()
 }
 
-/// Log-probability of one token.
-pub(crate) fn logprob(logits: &[f32], token: TokenId, log_total: f64) -> f32 {
-    logits
-        .get(token as usize)
-        .map_or(f32::NEG_INFINITY, |logit| (f64::from(*logit) - log_total) as f32)
+/// Log-probability of a token with this logit.
+pub(super) fn logprob(logit: f32, log_total: f64) -> f32 {
+    (f64::from(logit) - log_total) as f32
 }
 
 /// The `count` most likely tokens, most likely first; equal ones in order of their ids.
-pub(crate) fn top(logits: &[f32], log_total: f64, count: usize) -> Vec<(TokenId, f32)> {
-    let count = count.min(logits.len());
-    if count == 0 {
-        return Vec::new();
-    }
-    let mut tokens: Vec<(f32, TokenId)> = logits.iter().copied().zip(0..).collect();
-    if count < tokens.len() {
-        tokens.select_nth_unstable_by(count - 1, by_weight);
-        tokens.truncate(count);
-    }
-    tokens.sort_unstable_by(by_weight);
-    tokens
-        .into_iter()
-        .map(|(logit, token)| (token, (f64::from(logit) - log_total) as f32))
-        .collect()
-}
-
-/// Log-probabilities at a position of the prompt, where the token is known.
-pub(crate) fn token_logprobs(logits: &[f32], token: TokenId, count: usize) -> TokenLogprobs {
-    let log_total = log_total(logits);
-    TokenLogprobs {
-        token,
-        logprob: logprob(logits, token, log_total),
-        top: top(logits, log_total, count),
-    }
+pub(super) fn top(isa: Isa, logits: &[f32], log_total: f64, count: usize) -> Vec<(TokenId, f32)> {
+    let mut tokens = most_likely(isa, logits, count);
+    tokens.sort_unstable_by_key(by_likelihood);
+    tokens.into_iter().map(|(logit, token)| (token, logprob(logit, log_total))).collect()
 }

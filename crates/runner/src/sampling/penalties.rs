@@ -1,18 +1,29 @@
 //! What changes logits before a token is drawn: bias, penalties, and the ban on ending too early.
 
-use crate::slot::Slot;
+use types::TokenId;
 
-/// Whether [`apply`] would change anything.
-pub(crate) fn apply_to_any(slot: &Slot) -> bool {
-    !slot.sampling.logit_bias.is_empty() || slot.occurrences.is_some() || stop_is_banned(slot)
-}
+use crate::slot::Slot;
 
 fn stop_is_banned(slot: &Slot) -> bool {
     slot.generated() < slot.sampling.tokens_min as usize
 }
 
-/// Changes the logits as the request's parameters say, in the order that `SamplingParams` states.
-pub(crate) fn apply(logits: &mut [f32], slot: &Slot) {
+/// The tokens whose logits [`apply`] would change, with their logits; some may be named twice.
+pub(super) fn changed(logits: &[f32], slot: &Slot) -> Vec<(TokenId, f32)> {
+    let sampling = &slot.sampling;
+    let biased = sampling.logit_bias.iter().map(|&(token, _)| token);
+    let seen = slot.occurrences.iter().flat_map(|occurrences| occurrences.keys().copied());
+    let banned = sampling.stop_token_ids.iter().copied().filter(|_| stop_is_banned(slot));
+    biased
+        .chain(seen)
+        .chain(banned)
+        .filter_map(|token| Some((token, *logits.get(token as usize)?)))
+        .collect()
+}
+
+/// Changes the logits as the request's parameters say, in the order that `SamplingParams` states. Returns whether there
+/// was anything to change.
+pub(super) fn apply(logits: &mut [f32], slot: &Slot) -> bool {
     let sampling = &slot.sampling;
     for &(token, bias) in &sampling.logit_bias {
         if let Some(logit) = logits.get_mut(token as usize) {
@@ -34,4 +45,5 @@ pub(crate) fn apply(logits: &mut [f32], slot: &Slot) {
             }
         }
     }
+    !sampling.logit_bias.is_empty() || slot.occurrences.is_some() || stop_is_banned(slot)
 }

@@ -6,6 +6,13 @@ use types::{SamplingParams, SlotAdmission, SlotId};
 
 use super::*;
 
+mod timing;
+
+/// The widest rung of this machine.
+fn isa() -> Isa {
+    Isa::detect()
+}
+
 /// Logits of a distribution that gives token `i` the probability `probabilities[i]`.
 fn logits(probabilities: &[f32]) -> Vec<f32> {
     probabilities.iter().map(|probability| probability.ln() + 3.0).collect()
@@ -22,7 +29,7 @@ fn frequencies(probabilities: &[f32], sampling: &SamplingParams) -> Vec<f32> {
     let rounds = 20_000;
     for seed in 0..rounds {
         let slot = slot(&[0], 1, SamplingParams { seed, ..sampling.clone() });
-        let (token, _) = sample(&mut logits(probabilities), &slot).unwrap();
+        let (token, _) = sample(isa(), &mut logits(probabilities), &slot).unwrap();
         counts[token as usize] += 1.0 / rounds as f32;
     }
     counts
@@ -77,7 +84,7 @@ fn top_p_over_many_candidates_is_exact() {
     let mut seen = f32::MAX;
     for seed in 0..20_000 {
         let slot = slot(&[0], 1, SamplingParams { seed, ..sampling.clone() });
-        let (token, _) = sample(&mut logits(&weights), &slot).unwrap();
+        let (token, _) = sample(isa(), &mut logits(&weights), &slot).unwrap();
         seen = seen.min(weights[token as usize]);
     }
     assert_eq!(seen, lightest.unwrap() as f32);
@@ -88,7 +95,7 @@ fn a_token_depends_on_seed_and_position_only() {
     let flat = vec![1.0; 1000];
     let draw = |seed, tokens: &[TokenId]| {
         let slot = slot(tokens, 1, SamplingParams { seed, ..SamplingParams::default() });
-        sample(&mut logits(&flat), &slot).unwrap().0
+        sample(isa(), &mut logits(&flat), &slot).unwrap().0
     };
     assert_eq!(draw(1, &[5, 6]), draw(1, &[7, 8]));
     assert_ne!(draw(1, &[5, 6]), draw(2, &[5, 6]));
@@ -109,7 +116,7 @@ fn bias_and_penalties_change_logits_as_defined() {
     // Token 0 in the prompt; token 1 in the prompt and twice in the output; token 2 nowhere.
     let slot = slot(&[0, 1, 1, 1], 2, sampling);
     let mut values = vec![1.0, -1.0, 1.0, 1.0, 50.0];
-    let (token, _) = sample(&mut values, &slot).unwrap();
+    let (token, _) = sample(isa(), &mut values, &slot).unwrap();
     assert_eq!(values, [0.5, -2.0 - 0.5 - 0.5, 1.0, 11.0, f32::NEG_INFINITY]);
     assert_eq!(token, 3);
 }
@@ -122,7 +129,7 @@ fn logprobs_are_of_the_raw_distribution() {
         ..SamplingParams::greedy()
     };
     let slot = slot(&[0], 1, sampling);
-    let (token, logprobs) = sample(&mut logits(&[0.5, 0.25, 0.125, 0.125]), &slot).unwrap();
+    let (token, logprobs) = sample(isa(), &mut logits(&[0.5, 0.25, 0.125, 0.125]), &slot).unwrap();
     let logprobs = logprobs.unwrap();
     assert_eq!((token, logprobs.token), (3, 3));
     assert!((logprobs.logprob - 0.125_f32.ln()).abs() < 1e-6);
@@ -137,7 +144,10 @@ fn logits_that_are_not_numbers_fail_the_request() {
             let mut logits = vec![1.0; 3];
             logits[place] = wrong;
             let slot = slot(&[0], 1, SamplingParams::greedy());
-            assert_eq!(sample(&mut logits, &slot).unwrap_err().kind, types::FaultKind::Internal);
+            assert_eq!(
+                sample(isa(), &mut logits, &slot).unwrap_err().kind,
+                types::FaultKind::Internal
+            );
         }
     }
 }
