@@ -195,8 +195,8 @@ fn compute(isa: Isa, part: PanelRows<'_>, mut emit: impl FnMut(usize, &[f32; PAN
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Rung::Avx512 => unsafe { avx512::quantized(layout, panel, input, rows, &mut emit) },
-            #[cfg(not(target_arch = "x86_64"))]
-            Rung::Avx2 | Rung::Avx512 => unreachable!("only detected on x86-64"),
+            #[cfg(target_arch = "aarch64")]
+            Rung::Neon => scalar::quantized(layout, panel, input, rows, emit),
         },
         (Layout::Dense(format), _) => match isa.rung() {
             Rung::Scalar => scalar::dense(format, panel, input, columns, rows, emit),
