@@ -10,6 +10,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod dense;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod packed;
 mod scalar;
 
@@ -196,7 +198,8 @@ fn compute(isa: Isa, part: PanelRows<'_>, mut emit: impl FnMut(usize, &[f32; PAN
             // SAFETY: as above.
             Rung::Avx512 => unsafe { avx512::quantized(layout, panel, input, rows, &mut emit) },
             #[cfg(target_arch = "aarch64")]
-            Rung::Neon => scalar::quantized(layout, panel, input, rows, emit),
+            // SAFETY: as above.
+            Rung::Neon => unsafe { neon::quantized(layout, panel, input, rows, &mut emit) },
         },
         (Layout::Dense(format), _) => match isa.rung() {
             Rung::Scalar => scalar::dense(format, panel, input, columns, rows, emit),
