@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use chat::ChatTemplate;
-use device::cpu::Cpu;
+use device::cpu::{Cpu, Rung};
 use engine::{Engine, EngineSettings, SchedulerSettings};
 use front::{SamplingDefaults, ServedModel};
 use kernels::attention::KvFormat;
@@ -122,9 +122,12 @@ pub(crate) fn load(
 
 /// The CPU as the settings want it used.
 pub(crate) fn cpu(settings: &Settings) -> Result<Cpu> {
-    let rung = settings.text("engine.isa").unwrap_or("avx512").parse()?;
+    let rung_max = match settings.text("engine.isa") {
+        None | Some("auto") => Rung::HIGHEST,
+        Some(name) => name.parse()?,
+    };
     let threads = settings.integer("engine.threads");
-    Ok(Cpu::new(rung, threads.map_or_else(Cpu::default_threads, |threads| threads as usize)))
+    Ok(Cpu::new(rung_max, threads.map_or_else(Cpu::default_threads, |threads| threads as usize)))
 }
 
 /// Packs the weights, showing how far it is.

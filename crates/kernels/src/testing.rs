@@ -5,7 +5,8 @@ use device::cpu::{Cpu, Isa, Rung};
 /// A CPU for each rung this machine has, with two threads.
 pub(crate) fn cpus() -> Vec<Cpu> {
     let detected = Isa::detect().rung();
-    Rung::ALL.into_iter().filter(|&rung| rung <= detected).map(|rung| Cpu::new(rung, 2)).collect()
+    let rungs = Rung::ALL.iter().filter(|&&rung| rung <= detected);
+    rungs.map(|&rung| Cpu::new(rung, 2)).collect()
 }
 
 /// Reproducible values between -1 and 1 (a multiply-xor generator, the same on every platform).

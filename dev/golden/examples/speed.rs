@@ -1,5 +1,5 @@
 //! How fast a model prefills and decodes, without the engine and HTTP:
-//! `cargo run --release -p golden --example speed -- MODEL.gguf [scalar|avx2|avx512]`.
+//! `cargo run --release -p golden --example speed -- MODEL.gguf [RUNG]`.
 //!
 //! Every figure is the best of three rounds; the machine's other work shows in the other two.
 
@@ -22,7 +22,7 @@ const ROUNDS: usize = 3;
 fn main() {
     let file = env::args().nth(1).expect("the first argument is a model");
     let rung: Rung =
-        env::args().nth(2).map_or(Rung::Avx512, |text| text.parse().expect("a rung's name"));
+        env::args().nth(2).map_or(Rung::HIGHEST, |text| text.parse().expect("a rung's name"));
     let weights = Weights::open(Path::new(&file)).expect("the file is a model");
     let cpu = cpu(rung);
     let begun = Instant::now();

@@ -204,9 +204,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
     ),
     setting(
         "engine.isa",
-        "avx512",
-        Kind::Choice(&["scalar", "avx2", "avx512"]),
-        "Widest instruction set to use; what the processor lacks is never used.",
+        "auto",
+        Kind::Choice(&["auto", "scalar", "avx2", "avx512", "neon"]),
+        "Widest instruction set to use, auto being the widest there is; what the processor lacks is never used. avx2 and avx512 are for x86-64, neon is for AArch64.",
     ),
     setting("log.log_format", "text", Kind::Choice(&["text", "json"]), "How log lines look."),
     setting(

@@ -125,3 +125,18 @@ fn the_reference_page_is_true() {
     let page = include_str!("../../../../docs/reference/settings.md");
     assert!(page == reference_page(), "run: brigade config reference > docs/reference/settings.md");
 }
+
+#[test]
+fn instruction_sets_that_can_be_chosen_exist_somewhere() {
+    use device::cpu::{ParseRungError, Rung};
+
+    let setting = SETTINGS.iter().find(|setting| setting.key == "engine.isa").unwrap();
+    let table::Kind::Choice(names) = setting.kind else { panic!("the setting is a choice") };
+    for name in names.iter().filter(|&&name| name != "auto") {
+        let parsed = name.parse::<Rung>();
+        assert!(!matches!(parsed, Err(ParseRungError::Unknown(_))), "{name}: {parsed:?}");
+    }
+    for rung in Rung::ALL {
+        assert!(names.contains(&rung.to_string().as_str()), "{rung} can be chosen");
+    }
+}

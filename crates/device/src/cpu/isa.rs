@@ -2,45 +2,91 @@
 
 use std::{fmt, str::FromStr};
 
-/// A rung of the ladder of instruction sets; higher rungs include the lower ones.
+/// A rung of the ladder of instruction sets; higher rungs include the lower ones. Each architecture has its own ladder,
+/// and only its rungs exist in a program built for it, so that no rung can be compared with one of another ladder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rung {
     /// Plain code, on any CPU: the meaning of every kernel.
     Scalar,
     /// AVX2, FMA and F16C: x86-64 since about 2013.
+    #[cfg(target_arch = "x86_64")]
     Avx2,
     /// AVX-512 F, BW, DQ, VL and VNNI: servers since about 2019, Zen 4 and later.
+    #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// NEON with the dot product of 8-bit integers: AArch64 since about 2018 (Cortex-A76, Neoverse N1, Apple M1).
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 impl Rung {
-    /// All rungs, lowest first.
-    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+    /// All rungs of this architecture, lowest first.
+    pub const ALL: &[Self] = &[
+        Self::Scalar,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx2,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512,
+        #[cfg(target_arch = "aarch64")]
+        Self::Neon,
+    ];
+
+    /// The highest rung of this architecture, which this CPU may lack.
+    pub const HIGHEST: Self = Self::ALL[Self::ALL.len() - 1];
 }
 
 impl fmt::Display for Rung {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
             Self::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => "neon",
         })
     }
 }
 
-/// The text is not the name of a rung.
-#[derive(Debug, thiserror::Error)]
-#[error("unknown instruction set `{0}`: expected scalar, avx2 or avx512")]
-pub struct ParseRungError(String);
+/// The rungs above scalar of all architectures, by name, each with the architecture that has it.
+const NAMES: [(&str, &str); 3] = [("avx2", "x86-64"), ("avx512", "x86-64"), ("neon", "AArch64")];
+
+/// The text is not the name of a rung of this architecture.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseRungError {
+    /// There is none of that name.
+    #[error("unknown instruction set `{0}`: expected {names}", names = names_here())]
+    Unknown(String),
+    /// Another architecture has it.
+    #[error(
+        "instruction set `{name}` is one of {architecture}, which this program is not built for: expected {names}",
+        names = names_here()
+    )]
+    Elsewhere {
+        /// The rung.
+        name: &'static str,
+        /// Who has it.
+        architecture: &'static str,
+    },
+}
+
+fn names_here() -> String {
+    let names: Vec<String> = Rung::ALL.iter().map(Rung::to_string).collect();
+    names.join(" or ")
+}
 
 impl FromStr for Rung {
     type Err = ParseRungError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|rung| rung.to_string() == text)
-            .ok_or_else(|| ParseRungError(text.to_owned()))
+        if let Some(rung) = Self::ALL.iter().find(|rung| rung.to_string() == text) {
+            return Ok(*rung);
+        }
+        Err(match NAMES.into_iter().find(|(name, _)| *name == text) {
+            Some((name, architecture)) => ParseRungError::Elsewhere { name, architecture },
+            None => ParseRungError::Unknown(text.to_owned()),
+        })
     }
 }
 
@@ -87,7 +133,14 @@ fn detect_rung() -> Rung {
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+fn detect_rung() -> Rung {
+    use std::arch::is_aarch64_feature_detected;
+    let neon = is_aarch64_feature_detected!("neon") && is_aarch64_feature_detected!("dotprod");
+    if neon { Rung::Neon } else { Rung::Scalar }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn detect_rung() -> Rung {
     Rung::Scalar
 }
@@ -98,10 +151,29 @@ mod tests {
 
     #[test]
     fn names_round_trip_and_caps_hold() {
-        for rung in Rung::ALL {
-            assert_eq!(rung.to_string().parse::<Rung>().unwrap(), rung);
+        for &rung in Rung::ALL {
+            assert_eq!(rung.to_string().parse(), Ok(rung));
             assert!(Isa::detect().capped(rung).rung() <= rung);
+            assert!(rung <= Rung::HIGHEST);
         }
-        assert!("sse9".parse::<Rung>().unwrap_err().to_string().contains("sse9"));
+        assert_eq!("sse9".parse::<Rung>(), Err(ParseRungError::Unknown("sse9".to_owned())));
+    }
+
+    #[test]
+    fn the_names_of_all_architectures_are_known() {
+        for (name, architecture) in NAMES {
+            match name.parse::<Rung>() {
+                Ok(rung) => assert_ne!(rung, Rung::Scalar),
+                Err(error) => {
+                    assert_eq!(error, ParseRungError::Elsewhere { name, architecture });
+                    let text = error.to_string();
+                    assert!([name, architecture, "scalar"].iter().all(|part| text.contains(part)));
+                }
+            }
+        }
+        for rung in &Rung::ALL[1..] {
+            let name = rung.to_string();
+            assert!(NAMES.iter().any(|(known, _)| *known == name), "{name} is listed");
+        }
     }
 }

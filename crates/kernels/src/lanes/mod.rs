@@ -7,6 +7,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 use device::cpu::{Isa, Rung};
 
@@ -156,8 +158,9 @@ pub(crate) fn launch(isa: Isa, kernel: impl LaneKernel) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Rung::Avx512 => unsafe { avx512::launch(kernel) },
-        #[cfg(not(target_arch = "x86_64"))]
-        Rung::Avx2 | Rung::Avx512 => unreachable!("only detected on x86-64"),
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        Rung::Neon => unsafe { neon::launch(kernel) },
     }
 }
 
@@ -287,7 +290,7 @@ mod tests {
 
     #[test]
     fn every_rung_computes_what_plain_floats_do() {
-        for rung in [Rung::Avx2, Rung::Avx512] {
+        for &rung in &Rung::ALL[1..] {
             let isa = Isa::detect().capped(rung);
             if isa.rung() != rung {
                 eprintln!("skipped: this CPU has no {rung}");

@@ -9,7 +9,8 @@ const LENGTHS: [usize; 12] = [1, 2, 15, 16, 17, 63, 64, 65, 128, 200, 1024, 5000
 fn rungs() -> impl Iterator<Item = Isa> {
     let detected = Isa::detect();
     Rung::ALL
-        .into_iter()
+        .iter()
+        .copied()
         .filter(move |&rung| rung <= detected.rung())
         .map(move |r| detected.capped(r))
 }

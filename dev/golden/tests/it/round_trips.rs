@@ -27,11 +27,11 @@ struct Subject {
 }
 
 impl Subject {
-    /// The ways of computing a model on the rungs from `lowest` that this machine has.
-    fn of(name: &str, weights: &Weights, compute: Compute, lowest: Rung) -> Vec<Self> {
-        let rungs = Rung::ALL.into_iter().filter(|&rung| rung >= lowest);
+    /// The ways of computing a model on the rungs that this machine has.
+    fn of(name: &str, weights: &Weights, compute: Compute, rungs: &[Rung]) -> Vec<Self> {
         rungs
-            .map(|rung| {
+            .iter()
+            .map(|&rung| {
                 let cpu = cpu(rung);
                 let model = load(weights, &cpu, compute);
                 let kv_format =
@@ -50,13 +50,13 @@ impl Subject {
                 [(FloatFormat::F32, Compute::F32), (FloatFormat::Bf16, Compute::Native)]
             {
                 let weights = hugging_face(&config, format);
-                subjects.extend(Self::of(name, &weights, compute, Rung::Scalar));
+                subjects.extend(Self::of(name, &weights, compute, Rung::ALL));
             }
         }
         for data_type in DataType::ALL.into_iter().filter(|data_type| data_type.is_quantized()) {
             let weights = quantized_gguf(data_type, false);
             let name = data_type.to_string();
-            subjects.extend(Self::of(&name, &weights, Compute::Native, Rung::Avx2));
+            subjects.extend(Self::of(&name, &weights, Compute::Native, &Rung::ALL[1..]));
         }
         subjects
     }
@@ -66,7 +66,7 @@ impl Subject {
         let Some(file) = smollm2_file() else { return Vec::new() };
         let weights = Weights::open(&file).expect("the file is a model");
         // One rung is enough here: the tiny models run on all.
-        Self::of("SmolLM2", &weights, Compute::Native, Rung::Avx512)
+        Self::of("SmolLM2", &weights, Compute::Native, &[Rung::HIGHEST])
     }
 
     /// Prompts of mixed lengths, half of them greedy and half sampled with everything that looks at history.

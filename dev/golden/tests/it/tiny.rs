@@ -52,7 +52,7 @@ fn assert_agrees(tiny: &Tiny, weights: &Weights, rung: Rung) {
 fn every_architecture_agrees_with_transformers() {
     for tiny in tiny::all() {
         let weights = hugging_face(&tiny.config, FloatFormat::F32);
-        for rung in Rung::ALL {
+        for &rung in Rung::ALL {
             assert_agrees(&tiny, &weights, rung);
         }
     }
@@ -62,7 +62,7 @@ fn every_architecture_agrees_with_transformers() {
 fn the_fast_path_stays_near_transformers() {
     for tiny in tiny::all() {
         let weights = hugging_face(&tiny.config, FloatFormat::Bf16);
-        for rung in Rung::ALL {
+        for &rung in Rung::ALL {
             let got = generate(&weights, Compute::Native, rung, &tiny.prompt);
             let off = got.prompt_logprobs.iter().map(|token| token.logprob);
             let off = off.zip(&tiny.prompt_logprobs).map(|(got, want)| (got - want).abs());
@@ -78,7 +78,7 @@ fn the_fast_path_stays_near_transformers() {
 fn float_formats_and_shards_make_no_difference() {
     for tiny in tiny::all() {
         let answer =
-            |weights: &Weights| generate(weights, Compute::F32, Rung::Avx512, &tiny.prompt);
+            |weights: &Weights| generate(weights, Compute::F32, Rung::HIGHEST, &tiny.prompt);
         let want = answer(&hugging_face(&tiny.config, FloatFormat::F32));
         for format in [FloatFormat::F16, FloatFormat::Bf16] {
             let got = answer(&hugging_face(&tiny.config, format));
@@ -97,7 +97,7 @@ fn float_formats_and_shards_make_no_difference() {
 fn gguf_files_are_the_same_models() {
     for name in ["llama", "llama_linear", "llama_llama3", "qwen2", "qwen3"] {
         let tiny = tiny::named(name);
-        assert_agrees(&tiny, &gguf_of(&tiny.config), Rung::Avx512);
+        assert_agrees(&tiny, &gguf_of(&tiny.config), Rung::HIGHEST);
     }
 }
 
@@ -118,7 +118,7 @@ fn what_a_configuration_says_shows_in_the_numbers() {
         let mut tiny = tiny::named(name);
         tiny.config[field] = value;
         let weights = hugging_face(&tiny.config, FloatFormat::F32);
-        let got = generate(&weights, Compute::F32, Rung::Avx512, &tiny.prompt);
+        let got = generate(&weights, Compute::F32, Rung::HIGHEST, &tiny.prompt);
         let distance = distance(&tiny, &got);
         assert!(distance > 0.01, "{name} without its {field} is off by {distance} only");
     }
@@ -130,10 +130,10 @@ fn quantized_formats_mean_what_they_dequantise_to() {
     for data_type in DataType::ALL.into_iter().filter(|data_type| data_type.is_quantized()) {
         let quantized = quantized_gguf(data_type, false);
         let floats = quantized_gguf(data_type, true);
-        let want = generate(&floats, Compute::F32, Rung::Avx512, &prompt);
-        let exact = generate(&quantized, Compute::F32, Rung::Avx512, &prompt);
+        let want = generate(&floats, Compute::F32, Rung::HIGHEST, &prompt);
+        let exact = generate(&quantized, Compute::F32, Rung::HIGHEST, &prompt);
         assert_eq!(exact, want, "{data_type} on the reference path");
-        for rung in Rung::ALL {
+        for &rung in Rung::ALL {
             let fast = generate(&quantized, Compute::Native, rung, &prompt);
             let off = fast.prompt_logprobs.iter().zip(&want.prompt_logprobs);
             let off = off.map(|(got, want)| (got.logprob - want.logprob).abs());
