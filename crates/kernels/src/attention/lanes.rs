@@ -57,55 +57,51 @@ fn work<L: Lanes, E: KvElement>(part: &Part<'_>, keys: &[E], values: &[E]) {
     match &part.work {
         Work::Shares(shares) => {
             for share in *shares {
-                each_group::<L>(part, share.task, |group, at| {
-                    match group.len() {
-                        1 => spans::<L, E, 1>(part, share, (keys, values), group, at),
-                        2 => spans::<L, E, 2>(part, share, (keys, values), group, at),
-                        3 => spans::<L, E, 3>(part, share, (keys, values), group, at),
-                        4 => spans::<L, E, 4>(part, share, (keys, values), group, at),
-                        5 => spans::<L, E, 5>(part, share, (keys, values), group, at),
-                        _ => spans::<L, E, 6>(part, share, (keys, values), group, at),
-                    };
-                });
+                let mut queries = part.queries_of(part.all.task(share.task));
+                let mut at = 0;
+                loop {
+                    let (group, count) = next_group(&mut queries);
+                    let tensors = (keys, values);
+                    // No closure around these: one that is not inlined has none of the rung's instructions.
+                    match count {
+                        0 => break,
+                        1 => spans::<L, E, 1>(part, share, tensors, &group, at),
+                        2 => spans::<L, E, 2>(part, share, tensors, &group, at),
+                        3 => spans::<L, E, 3>(part, share, tensors, &group, at),
+                        4 => spans::<L, E, 4>(part, share, tensors, &group, at),
+                        5 => spans::<L, E, 5>(part, share, tensors, &group, at),
+                        _ => spans::<L, E, 6>(part, share, tensors, &group, at),
+                    }
+                    at += count;
+                }
             }
         }
         Work::Cuts(cuts) => {
             let head_dim = part.cache.shape().head_dim;
             for cut in *cuts {
-                each_group::<L>(part, cut.task, |group, at| {
-                    for (index, query) in group.iter().enumerate() {
-                        let mut state = State::EMPTY;
-                        for slot in cut.slots.clone() {
-                            // SAFETY: nobody writes slots any more, and each cut belongs to one worker.
-                            let later = unsafe { part.slot(slot, at + index) };
-                            state.append::<L>(later, head_dim);
-                        }
-                        finish(part, query, &state);
+                for (index, query) in part.queries_of(part.all.task(cut.task)).enumerate() {
+                    let mut state = State::EMPTY;
+                    for slot in cut.slots.clone() {
+                        // SAFETY: nobody writes slots any more, and each cut belongs to one worker.
+                        let later = unsafe { part.slot(slot, index) };
+                        state.append::<L>(later, head_dim);
                     }
-                });
+                    finish(part, &query, &state);
+                }
             }
         }
     }
 }
 
-/// Calls `run` for the queries of a task, a few at a time, with the index of the first.
-#[inline(always)]
-fn each_group<L: Lanes>(part: &Part<'_>, task: usize, mut run: impl FnMut(&[Query], usize)) {
-    let mut queries = part.queries_of(part.all.task(task));
-    let mut at = 0;
-    loop {
-        let mut group = [Query { row: 0, head: 0, start: 0, end: 0 }; QUERIES];
-        let mut count = 0;
-        for (place, query) in group.iter_mut().zip(queries.by_ref()) {
-            *place = query;
-            count += 1;
-        }
-        if count == 0 {
-            return;
-        }
-        run(&group[..count], at);
-        at += count;
+/// The next few queries of a task, and how many there are.
+fn next_group(queries: &mut impl Iterator<Item = Query>) -> ([Query; QUERIES], usize) {
+    let mut group = [Query { row: 0, head: 0, start: 0, end: 0 }; QUERIES];
+    let mut count = 0;
+    for (place, query) in group.iter_mut().zip(queries) {
+        *place = query;
+        count += 1;
     }
+    (group, count)
 }
 
 /// Queries taken together: their scores for sixteen positions fill twelve of the sixteen registers of AVX2.
@@ -117,11 +113,11 @@ fn spans<L: Lanes, E: KvElement, const N: usize>(
     part: &Part<'_>,
     share: &super::tasks::Share,
     (keys, values): (&[E], &[E]),
-    queries: &[Query],
+    queries: &[Query; QUERIES],
     at: usize,
 ) {
     let KvShape { kv_heads, head_dim, .. } = part.cache.shape();
-    let queries: &[Query; N] = queries.try_into().expect("the caller counted them");
+    let queries: &[Query; N] = queries.first_chunk().expect("N is at most as many");
     let task = part.all.task(share.task);
     let table = part.all.block_table(task);
     // `[dimension][query]`, so that the queries of a step of a score lie side by side.

@@ -1,6 +1,6 @@
 //! Sixteen lanes in one 512-bit register.
 
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 
 use super::{Dots, LANES, LaneKernel, Lanes};
 
@@ -200,7 +200,7 @@ impl Dots for Avx512 {
 
     #[inline(always)]
     fn add_products(narrow: Integers, quanta: Integers, inputs: i32) -> Integers {
-        Integers(intrinsic!(_mm512_dpbusd_epi32(narrow.0, quanta.0, _mm512_set1_epi32(inputs))))
+        intrinsic!(add_products(narrow, quanta, _mm512_set1_epi32(inputs)))
     }
 
     #[inline(always)]
@@ -217,4 +217,26 @@ impl Dots for Avx512 {
     fn prefetch(bytes: &[u8], offset: usize) {
         intrinsic!(_mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(offset).cast()));
     }
+}
+
+/// The multiply-add, in an order that the compiler does not change: it would take the rows one after another, so that
+/// each instruction waits for the one before it.
+///
+/// # Safety
+/// The CPU must have AVX-512 VNNI.
+#[target_feature(enable = "avx512f,avx512vnni")]
+#[inline]
+unsafe fn add_products(sums: Integers, quanta: Integers, inputs: __m512i) -> Integers {
+    let Integers(mut sums) = sums;
+    // SAFETY: the instruction reads and writes the registers named, and no memory.
+    unsafe {
+        asm!(
+            "vpdpbusd {sums}, {quanta}, {inputs}",
+            sums = inout(zmm_reg) sums,
+            quanta = in(zmm_reg) quanta.0,
+            inputs = in(zmm_reg) inputs,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    Integers(sums)
 }

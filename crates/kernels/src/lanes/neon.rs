@@ -243,9 +243,9 @@ impl Dots for Neon {
     #[inline(always)]
     fn bits(quanta: Quanta, from: usize, to: usize, mask: u8) -> Quanta {
         let left = to as i8 - from as i8;
-        Quanta(quanta.0.map(|a| {
-            intrinsic!(vandq_u8(vshlq_u8(a, vdupq_n_s8(left)), vdupq_n_u8(mask)))
-        }))
+        Quanta(
+            quanta.0.map(|a| intrinsic!(vandq_u8(vshlq_u8(a, vdupq_n_s8(left)), vdupq_n_u8(mask)))),
+        )
     }
 
     #[inline(always)]
