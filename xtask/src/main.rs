@@ -1,20 +1,25 @@
 //! Chores of the workspace.
 //!
 //! `cargo xtask ci` is everything that has to pass before a change goes in, in the order in which it is cheapest to
-//! find out; `cargo xtask ci --fast` is the part of it without a model; `cargo xtask tidy` holds the tree to its rules.
+//! find out; `cargo xtask ci --fast` is the part of it without a model; `cargo xtask tidy` holds the tree to its rules;
+//! `cargo xtask bench` measures; `cargo xtask gen-model` makes models to measure.
 
 mod ci;
+mod measure;
 mod process;
 mod tidy;
 mod workspace;
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use workspace::Workspace;
 
 const USAGE: &str = "\
 usage: cargo xtask ci [--fast]   format, rules, lints, documentation, every test, real clients
-       cargo xtask tidy          the rules of the tree alone";
+       cargo xtask tidy          the rules of the tree alone
+       cargo xtask bench ...     kernels and models against what this machine could do; --help says more
+       cargo xtask gen-model ... a model file with random weights; --help says more";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -22,16 +27,22 @@ fn main() -> ExitCode {
     match arguments[..] {
         ["ci"] => ci::run(ci::Scope::All),
         ["ci", "--fast"] => ci::run(ci::Scope::Fast),
-        ["tidy"] => match Workspace::open().and_then(|workspace| tidy::check(&workspace)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("error: {error:#}");
-                ExitCode::FAILURE
-            }
-        },
+        ["tidy"] => ended(Workspace::open().and_then(|workspace| tidy::check(&workspace))),
+        ["bench", ref words @ ..] => ended(measure::run(words)),
+        ["gen-model", ..] => ended(measure::run(&arguments)),
         _ => {
             eprintln!("{USAGE}");
             ExitCode::from(2)
+        }
+    }
+}
+
+fn ended(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
         }
     }
 }

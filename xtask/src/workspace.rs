@@ -51,6 +51,11 @@ impl Workspace {
         Self::parse(root, &metadata).context("cargo metadata lacks a field")
     }
 
+    /// Where models are kept.
+    pub(crate) fn models(&self) -> PathBuf {
+        self.target.join("models")
+    }
+
     fn parse(root: &Path, metadata: &Value) -> Option<Self> {
         let packages = metadata["packages"].as_array()?.iter();
         Some(Self {

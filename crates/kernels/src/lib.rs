@@ -12,6 +12,7 @@ mod lanes;
 
 pub mod attention;
 pub mod linear;
+pub mod peak;
 pub mod quantize;
 pub mod rmsnorm;
 pub mod rope;

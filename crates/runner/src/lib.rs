@@ -5,7 +5,7 @@ mod cpu;
 mod sampling;
 mod slot;
 
-pub use cpu::{CpuRunner, KvBudget, RunnerOptions};
+pub use cpu::{CpuRunner, KvBudget, Profile, RunnerOptions, Work};
 
 use types::{Fault, FaultKind};
 

@@ -17,7 +17,8 @@ use device::cpu::{Cpu, Rung};
 use kernels::attention::KvFormat;
 use models::{Compute, LoadOptions, Model};
 use runner::{CpuRunner, KvBudget, RunnerOptions};
-use weights::Weights;
+use tokenizer::{TokenKind, Tokenizer, Vocabulary};
+use weights::{Source, Weights};
 
 /// The real model's file, if this machine has it.
 pub fn smollm2_file() -> Option<PathBuf> {
@@ -42,6 +43,38 @@ pub fn all_processors() -> MutexGuard<'static, ()> {
 pub fn load(weights: &Weights, cpu: &Cpu, compute: Compute) -> Arc<Model> {
     let options = LoadOptions { compute, progress: &mut |_, _| {} };
     Arc::new(models::load(weights, cpu, options).expect("the checkpoint is whole"))
+}
+
+/// The tokenizer that a checkpoint carries.
+///
+/// # Panics
+/// If it carries none that can be used.
+pub fn tokenizer(weights: &Weights) -> Tokenizer {
+    let metadata = match weights.source() {
+        Source::HuggingFace { dir, .. } => {
+            return Tokenizer::from_folder(dir).expect("the folder has a tokenizer");
+        }
+        Source::Gguf(metadata) => metadata,
+    };
+    let keys = metadata.vocabulary().expect("the file has a vocabulary");
+    let kind = |number: &i64| TokenKind::from_number(*number).expect("token types are known");
+    let vocabulary = Vocabulary {
+        model: keys.model.to_owned(),
+        pre: keys.pre.map(str::to_owned),
+        tokens: keys.tokens.to_vec(),
+        scores: keys.scores.to_vec(),
+        kinds: keys.token_types.iter().map(kind).collect(),
+        merges: keys.merges.to_vec(),
+        bos: keys.bos,
+        eos: keys.eos,
+        eot: keys.eot,
+        unk: keys.unk,
+        pad: keys.pad,
+        add_bos: keys.add_bos,
+        add_eos: keys.add_eos,
+        add_space_prefix: keys.add_space_prefix,
+    };
+    Tokenizer::from_vocabulary(vocabulary).expect("the vocabulary is sound")
 }
 
 /// A CPU with the widest instruction set up to a rung, on all of its processors.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{
     Run,
-    model::{cache, program_file, without_settings},
+    model::{program_file, without_settings},
     tally::{Tally, of_pytest},
 };
 use crate::{
@@ -30,7 +30,7 @@ pub(super) fn run(run: &mut Run) -> Result<()> {
         .args(["-m", "pytest", "-p", "no:cacheprovider", "--durations=5", "dev/conformance"])
         .arg("--binary")
         .arg(program_file(&run.workspace))
-        .env("BRIGADE_CACHE", cache(&run.workspace))
+        .env("BRIGADE_CACHE", run.workspace.models())
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .current_dir(&run.workspace.root);
     let mut tally = Tally::default();

@@ -39,13 +39,8 @@ pub(super) fn program_file(workspace: &Workspace) -> PathBuf {
 fn program(workspace: &Workspace) -> Command {
     let mut command = Command::new(program_file(workspace));
     without_settings(&mut command);
-    command.env("BRIGADE_CACHE", cache(workspace)).current_dir(&workspace.root);
+    command.env("BRIGADE_CACHE", workspace.models()).current_dir(&workspace.root);
     command
-}
-
-/// Where models are kept.
-pub(super) fn cache(workspace: &Workspace) -> PathBuf {
-    workspace.target.join("models")
 }
 
 /// Removes Brigade's settings from the environment of a command.

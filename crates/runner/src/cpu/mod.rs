@@ -2,7 +2,10 @@
 
 mod batch;
 mod memory;
+mod profile;
 mod walk;
+
+pub use profile::{Profile, Work};
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -113,6 +116,16 @@ impl CpuRunner {
         })
     }
 
+    /// Takes the times of steps from here on.
+    pub fn start_profile(&mut self) {
+        self.walker.profiler.start();
+    }
+
+    /// Where the time of steps went since the profile was started; takes no more times.
+    pub fn finish_profile(&mut self) -> Profile {
+        self.walker.profiler.finish()
+    }
+
     /// Computes a plan's outputs, a few rows of logits at a time.
     fn outputs(&mut self, plan: &StepPlan, batch: &Batch) -> Vec<Computed> {
         let cpu = &*self.cpu;
@@ -122,6 +135,7 @@ impl CpuRunner {
         for outputs in batch.outputs.chunks(self.output_rows) {
             let rows: Vec<usize> = outputs.iter().map(|output| output.row).collect();
             self.walker.head(step, &rows);
+            let begun = self.walker.profiler.now();
             let logits = &mut self.walker.floats[program.logits.0];
             let logits = logits.chunks_mut(spec.vocab_size);
             let mut jobs: Vec<(&Output, &mut [f32], Option<Computed>)> =
@@ -143,6 +157,7 @@ impl CpuRunner {
                     });
             });
             computed.extend(jobs.into_iter().filter_map(|(_, _, computed)| computed));
+            self.walker.profiler.count(begun, || Work::Sampling);
         }
         computed
     }
@@ -202,7 +217,9 @@ impl Executor for CpuRunner {
             let place = admission.slot.0 as usize;
             self.slots.0[place] = Some(Slot::new(admission));
         }
+        let begun = self.walker.profiler.now();
         let outcome = self.outcome(&plan);
+        self.walker.profiler.count_step(begun);
         self.outcomes.push_back(outcome);
         Ok(())
     }

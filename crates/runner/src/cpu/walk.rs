@@ -11,7 +11,11 @@ use kernels::{
 };
 use models::{Activation, DecoderSpec, FloatBufferId, Op, Program, SegmentPlan};
 
-use super::{batch::Batch, memory::MemoryPlan};
+use super::{
+    batch::Batch,
+    memory::MemoryPlan,
+    profile::{Profiler, Work},
+};
 
 /// Buffers and caches, with the program that uses them.
 pub(super) struct Walker {
@@ -19,6 +23,7 @@ pub(super) struct Walker {
     quantized: Vec<Q8Rows>,
     angles: AlignedBuffer<f32>,
     layers: Vec<KvLayer>,
+    pub(super) profiler: Profiler,
 }
 
 /// What a walk reads besides the buffers.
@@ -47,6 +52,7 @@ impl Walker {
             quantized: quantized.collect(),
             angles: AlignedBuffer::zeroed(memory.position_rows * 2 * pairs),
             layers: (0..spec.layers).map(|_| KvLayer::new(memory.kv)).collect(),
+            profiler: Profiler::default(),
         }
     }
 
@@ -59,7 +65,9 @@ impl Walker {
     pub(super) fn body(&mut self, step: Step<'_>) {
         let rope = &step.program.rope;
         let (frequencies, magnitude) = (&rope.frequencies, rope.magnitude);
+        let begun = self.profiler.now();
         rope_angles(step.cpu, &step.batch.positions, frequencies, magnitude, &mut self.angles);
+        self.profiler.count(begun, || Work::Rope);
         for op in &step.program.body {
             self.run(step, op, step.batch.rows(), &[]);
         }
@@ -73,6 +81,12 @@ impl Walker {
     }
 
     fn run(&mut self, step: Step<'_>, op: &Op, rows: usize, selected: &[usize]) {
+        let begun = self.profiler.now();
+        self.compute(step, op, rows, selected);
+        self.profiler.count(begun, || Work::of(op, step.program));
+    }
+
+    fn compute(&mut self, step: Step<'_>, op: &Op, rows: usize, selected: &[usize]) {
         let Step { cpu, spec, program, batch } = step;
         let epsilon = spec.norm_epsilon;
         match op {

@@ -51,6 +51,29 @@ fn entry(name: &str, shape: &[u64], number: u32, offset: u64) -> Vec<u8> {
 }
 
 #[test]
+fn bytes_may_come_when_the_file_is_written() {
+    let mut later = Builder::new();
+    later.set("general.architecture", "llama").set("llama.block_count", 2_u32);
+    later.tensor_f32("a", &[2, 3], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    later.tensor_later("b", DataType::Q4_0, &[1, 64]);
+    let mut bytes = Vec::new();
+    let written = later.write_with(&mut bytes, |name, out| {
+        assert_eq!(name, "b");
+        (0..36).try_for_each(|byte| out.write_all(&[byte]))
+    });
+    written.unwrap();
+    assert_eq!(bytes, builder().to_bytes());
+}
+
+#[test]
+#[should_panic(expected = "bytes of tensor \"b\"")]
+fn a_tensor_gets_all_its_bytes() {
+    let mut later = Builder::new();
+    later.tensor_later("b", DataType::Q4_0, &[1, 64]);
+    let _panics = later.write_with(&mut Vec::new(), |_, out| out.write_all(&[0; 35]));
+}
+
+#[test]
 fn what_is_written_can_be_read() {
     let weights = open(builder().to_bytes()).unwrap();
     let names: Vec<&str> = weights.tensors().map(|tensor| tensor.name.as_str()).collect();

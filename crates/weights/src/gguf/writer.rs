@@ -22,7 +22,9 @@ struct NewTensor {
     name: String,
     data_type: DataType,
     shape: Vec<usize>,
-    data: Vec<u8>,
+    bytes: usize,
+    /// None if they are asked for when the file is written.
+    data: Option<Vec<u8>>,
 }
 
 impl Builder {
@@ -57,12 +59,28 @@ impl Builder {
     ) -> &mut Self {
         let bytes = data_type.bytes_for(shape.iter().product());
         assert_eq!(bytes, Some(data.len()), "tensor \"{name}\" of {data_type} {shape:?}");
-        self.tensors.push(NewTensor {
-            name: name.to_owned(),
-            data_type,
-            shape: shape.to_vec(),
-            data,
-        });
+        self.add(name, data_type, shape, Some(data))
+    }
+
+    /// Adds a tensor whose bytes [`write_with`](Self::write_with) asks for: files may be larger than memory.
+    ///
+    /// # Panics
+    /// If the shape is no whole number of the type's blocks.
+    pub fn tensor_later(&mut self, name: &str, data_type: DataType, shape: &[usize]) -> &mut Self {
+        self.add(name, data_type, shape, None)
+    }
+
+    fn add(
+        &mut self,
+        name: &str,
+        data_type: DataType,
+        shape: &[usize],
+        data: Option<Vec<u8>>,
+    ) -> &mut Self {
+        let bytes = data_type.bytes_for(shape.iter().product());
+        let Some(bytes) = bytes else { panic!("tensor \"{name}\" of {data_type} {shape:?}") };
+        let (name, shape) = (name.to_owned(), shape.to_vec());
+        self.tensors.push(NewTensor { name, data_type, shape, bytes, data });
         self
     }
 
@@ -73,6 +91,9 @@ impl Builder {
     }
 
     /// The file's bytes.
+    ///
+    /// # Panics
+    /// As [`write`](Self::write).
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.write(&mut bytes).expect("writing to memory cannot fail");
@@ -80,6 +101,9 @@ impl Builder {
     }
 
     /// Writes the file, replacing one that is there.
+    ///
+    /// # Panics
+    /// As [`write`](Self::write).
     pub fn write_file(&self, path: &Path) -> io::Result<()> {
         let mut out = BufWriter::new(File::create(path)?);
         self.write(&mut out)?;
@@ -87,14 +111,37 @@ impl Builder {
     }
 
     /// Writes the file's bytes.
+    ///
+    /// # Panics
+    /// If a tensor was added without its bytes.
     pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        self.write_with(out, |name, _| panic!("nobody gave the bytes of tensor \"{name}\""))
+    }
+
+    /// Writes the file's bytes; `fill` is given the name of each tensor that was added without its bytes, in order, and
+    /// writes them.
+    ///
+    /// # Panics
+    /// If `fill` writes more or fewer bytes than a tensor has.
+    pub fn write_with(
+        &self,
+        out: &mut impl Write,
+        mut fill: impl FnMut(&str, &mut dyn Write) -> io::Result<()>,
+    ) -> io::Result<()> {
         let head = self.head();
         out.write_all(&head)?;
         let mut at = head.len();
         for tensor in &self.tensors {
             at = self.pad(out, at)?;
-            out.write_all(&tensor.data)?;
-            at += tensor.data.len();
+            match &tensor.data {
+                Some(data) => out.write_all(data)?,
+                None => {
+                    let mut counted = Counted { out, bytes: 0 };
+                    fill(&tensor.name, &mut counted)?;
+                    assert_eq!(counted.bytes, tensor.bytes, "bytes of tensor \"{}\"", tensor.name);
+                }
+            }
+            at += tensor.bytes;
         }
         self.pad(out, at).map(drop)
     }
@@ -119,7 +166,7 @@ impl Builder {
             head.extend(type_number(tensor.data_type).to_le_bytes());
             offset = offset.next_multiple_of(self.alignment());
             head.extend((offset as u64).to_le_bytes());
-            offset += tensor.data.len();
+            offset += tensor.bytes;
         }
         head
     }
@@ -134,6 +181,24 @@ impl Builder {
         let end = at.next_multiple_of(self.alignment());
         out.write_all(&vec![0; end - at])?;
         Ok(end)
+    }
+}
+
+/// Counts what is written.
+struct Counted<'a, W> {
+    out: &'a mut W,
+    bytes: usize,
+}
+
+impl<W: Write> Write for Counted<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.bytes += written;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 

@@ -6,7 +6,7 @@ use std::{fs, sync::Arc};
 
 use chat::{ChatTemplate, RenderOptions};
 use serde_json::Value;
-use tokenizer::{IncrementalDecoder, TokenKind, Tokenizer, Vocabulary};
+use tokenizer::{IncrementalDecoder, Tokenizer};
 use weights::{Source, Weights};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/smollm2-135m-instruct-q4_1.json");
@@ -21,26 +21,8 @@ fn model() -> Option<Model> {
     let path = golden::smollm2_file()?;
     let weights = Weights::open(&path).unwrap();
     let Source::Gguf(metadata) = weights.source() else { panic!("{path:?} is not a GGUF file") };
-    let keys = metadata.vocabulary().unwrap();
-    let kinds = keys.token_types.iter().map(|number| TokenKind::from_number(*number).unwrap());
-    let vocabulary = Vocabulary {
-        model: keys.model.to_owned(),
-        pre: keys.pre.map(str::to_owned),
-        tokens: keys.tokens.to_vec(),
-        scores: keys.scores.to_vec(),
-        kinds: kinds.collect(),
-        merges: keys.merges.to_vec(),
-        bos: keys.bos,
-        eos: keys.eos,
-        eot: keys.eot,
-        unk: keys.unk,
-        pad: keys.pad,
-        add_bos: keys.add_bos,
-        add_eos: keys.add_eos,
-        add_space_prefix: keys.add_space_prefix,
-    };
-    let tokenizer = Arc::new(Tokenizer::from_vocabulary(vocabulary).unwrap());
-    Some(Model { tokenizer, template: keys.chat_template.unwrap().to_owned() })
+    let template = metadata.vocabulary().unwrap().chat_template.unwrap().to_owned();
+    Some(Model { tokenizer: Arc::new(golden::tokenizer(&weights)), template })
 }
 
 fn golden() -> Value {

@@ -1,0 +1,27 @@
+//! Measures kernels and models on this machine, against what the machine could do at best (`cargo xtask bench`), and
+//! makes models to measure (`cargo xtask gen-model`).
+
+mod arguments;
+mod generate;
+mod kernels;
+mod machine;
+mod model;
+mod perplexity;
+mod random;
+mod report;
+mod roofline;
+mod shape;
+mod timing;
+
+use anyhow::Result;
+
+fn main() -> Result<()> {
+    let matches = arguments::command().get_matches();
+    match matches.subcommand() {
+        Some(("gen-model", matches)) => generate::run(matches),
+        Some(("kernels", matches)) => kernels::run(matches),
+        Some(("model", matches)) => model::run(matches),
+        Some(("perplexity", matches)) => perplexity::run(matches),
+        _ => unreachable!("a subcommand is required, and these are all"),
+    }
+}

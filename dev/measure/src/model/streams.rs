@@ -1,0 +1,131 @@
+//! Requests side by side in a runner, step by step, without a scheduler: what is timed is the runner alone.
+
+use std::{sync::Arc, time::Instant};
+
+use anyhow::{Result, ensure};
+use runner::CpuRunner;
+use types::{
+    BlockId, Executor, SamplingParams, SlotAdmission, SlotId, StepId, StepOutcome, StepPlan,
+    TokenId, WorkItem,
+};
+
+/// Requests that run together, each in a slot with blocks of its own.
+pub(crate) struct Streams<'r> {
+    runner: &'r mut CpuRunner,
+    admit: Vec<SlotAdmission>,
+    streams: Vec<Stream>,
+    step: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Stream {
+    /// Positions computed.
+    computed: u32,
+    /// Tokens there are.
+    tokens: u32,
+}
+
+/// What came of a step.
+pub(crate) struct Stepped {
+    /// How long it took.
+    pub(crate) seconds: f64,
+    /// What the runner says.
+    pub(crate) outcome: StepOutcome,
+}
+
+impl<'r> Streams<'r> {
+    /// Requests with these prompts, to be begun by the first step.
+    pub(crate) fn new(
+        runner: &'r mut CpuRunner,
+        prompts: Vec<Vec<TokenId>>,
+        sampling: &SamplingParams,
+    ) -> Self {
+        let stream = |prompt: &Vec<TokenId>| Stream { computed: 0, tokens: prompt.len() as u32 };
+        let streams = prompts.iter().map(stream).collect();
+        let admission = |(slot, tokens): (usize, Vec<TokenId>)| {
+            let seed = slot as u64;
+            SlotAdmission {
+                slot: SlotId(slot as u32),
+                prompt_len: tokens.len() as u32,
+                tokens,
+                sampling: Arc::new(SamplingParams { seed, ..sampling.clone() }),
+            }
+        };
+        let admit = prompts.into_iter().enumerate().map(admission).collect();
+        Self { runner, admit, streams, step: 0 }
+    }
+
+    /// Runs a step: of each request in turn all positions that wait, as far as the runner's budget goes.
+    pub(crate) fn step(&mut self) -> Result<Stepped> {
+        let info = self.runner.info();
+        let (blocks, block_tokens) =
+            (info.cache_groups[0].blocks / info.slots_max, info.cache_groups[0].block_tokens);
+        let mut budget = info.step_tokens_max;
+        let mut items = Vec::with_capacity(self.streams.len());
+        for (slot, stream) in self.streams.iter_mut().enumerate() {
+            let count = (stream.tokens - stream.computed).min(budget);
+            if count == 0 {
+                continue;
+            }
+            budget -= count;
+            let positions = stream.computed..stream.computed + count;
+            stream.computed = positions.end;
+            let sample = positions.end == stream.tokens;
+            stream.tokens += u32::from(sample);
+            let first = slot as u32 * blocks;
+            let table = (first..first + positions.end.div_ceil(block_tokens)).map(BlockId);
+            let (slot, block_tables) = (SlotId(slot as u32), vec![table.collect()]);
+            items.push(WorkItem { slot, positions, block_tables, sample });
+        }
+        let admit = std::mem::take(&mut self.admit);
+        self.run(StepPlan { id: StepId(self.step), release: Vec::new(), admit, items })
+    }
+
+    /// Whether a request still has positions of its prompt to compute.
+    pub(crate) fn is_in_prompts(&self) -> bool {
+        self.streams
+            .iter()
+            .any(|stream| stream.tokens - stream.computed > 1 || stream.computed == 0)
+    }
+
+    /// Steps until all prompts are computed. The first token of each request is drawn then.
+    pub(crate) fn finish_prompts(&mut self) -> Result<()> {
+        while self.is_in_prompts() {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// Starts the runner's profile anew.
+    pub(crate) fn start_profile(&mut self) {
+        self.runner.start_profile();
+    }
+
+    /// The profile since then.
+    pub(crate) fn finish_profile(&mut self) -> runner::Profile {
+        self.runner.finish_profile()
+    }
+
+    /// Gives the slots back.
+    pub(crate) fn end(mut self) -> Result<()> {
+        let release = (0..self.streams.len() as u32).map(SlotId).collect();
+        let id = StepId(self.step);
+        self.run(StepPlan { id, release, admit: Vec::new(), items: Vec::new() })?;
+        Ok(())
+    }
+
+    fn run(&mut self, plan: StepPlan) -> Result<Stepped> {
+        self.step += 1;
+        let begun = Instant::now();
+        self.runner.submit(plan)?;
+        let outcome = self.runner.wait()?;
+        let seconds = begun.elapsed().as_secs_f64();
+        ensure!(outcome.failed.is_empty(), "requests failed: {:?}", outcome.failed);
+        Ok(Stepped { seconds, outcome })
+    }
+}
+
+/// A prompt of any length, another for each stream.
+pub(crate) fn prompt(vocab_size: usize, stream: usize, len: usize) -> Vec<TokenId> {
+    (0..len).map(|place| ((place * 37 + stream * 101 + 10) % vocab_size) as TokenId).collect()
+}
