@@ -3,6 +3,7 @@
 mod checks;
 mod clients;
 mod model;
+mod other_architecture;
 mod tally;
 mod tests;
 
@@ -38,12 +39,17 @@ const CHECKS: &[Stage] = &[
     ("rules of the tree", checks::tidy),
     ("lints", checks::lints),
     ("documentation", checks::documentation),
+    ("lints for AArch64", other_architecture::lints),
 ];
-const FAST: &[Stage] = &[("tests without a model", tests::without_model)];
+const FAST: &[Stage] = &[
+    ("tests without a model", tests::without_model),
+    ("kernels on AArch64", other_architecture::tests),
+];
 const WHOLE: &[Stage] = &[
     ("release build", model::build),
     ("model", model::pull),
     ("tests", tests::with_model),
+    ("kernels on AArch64", other_architecture::tests),
     ("clients", clients::run),
 ];
 
