@@ -55,17 +55,21 @@ impl LaneKernel for WeighPart<'_> {
     fn run<L: Lanes>(self) {
         let Weigh { logits, largest, scale, weights } = self.args;
         let (largest, scale) = (L::splat(largest), L::splat(scale));
+        let weight = |logits: L| logits.sub(largest).mul(scale).exp();
         let mut sums = [L::splat(0.0); BLOCK / LANES];
-        for (logits, weights) in logits.chunks(BLOCK).zip(weights.chunks_mut(BLOCK)) {
+        let (vectors, rest) = logits.as_chunks::<LANES>();
+        let (weight_vectors, weight_rest) = weights.as_chunks_mut::<LANES>();
+        for (index, (logits, weights)) in vectors.iter().zip(weight_vectors).enumerate() {
+            let values = weight(L::load(logits));
+            values.store(weights);
+            sums[index % sums.len()] = sums[index % sums.len()].add(values);
+        }
+        if !rest.is_empty() {
             // Missing logits weigh nothing.
-            let mut block: [L; BLOCK / LANES] = block(logits, f32::NEG_INFINITY);
-            for (values, sum) in block.iter_mut().zip(&mut sums) {
-                *values = values.sub(largest).mul(scale).exp();
-                *sum = sum.add(*values);
-            }
-            for (values, weights) in block.into_iter().zip(weights.chunks_mut(LANES)) {
-                values.store_some(weights);
-            }
+            let [rest, ..] = block::<L>(rest, f32::NEG_INFINITY);
+            let values = weight(rest);
+            values.store_some(weight_rest);
+            sums[0] = sums[0].add(values);
         }
         *self.sum = f64::from(sums[0].add(sums[1]).add(sums[2].add(sums[3])).sum());
     }

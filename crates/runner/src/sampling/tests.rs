@@ -6,6 +6,7 @@ use types::{SamplingParams, SlotAdmission, SlotId};
 
 use super::*;
 
+mod reference;
 mod timing;
 
 /// The widest rung of this machine.
@@ -88,6 +89,32 @@ fn top_p_over_many_candidates_is_exact() {
         seen = seen.min(weights[token as usize]);
     }
     assert_eq!(seen, lightest.unwrap() as f32);
+}
+
+#[test]
+fn of_equal_tokens_those_with_lower_ids_are_kept() {
+    // More than are taken out of a vocabulary, and a few.
+    for len in [8, 8192] {
+        let flat = vec![0.5; len];
+        let half = SamplingParams { top_p: 0.5, ..SamplingParams::default() };
+        let cuts = [
+            (len / 2, half.clone()),
+            (len / 2, SamplingParams { top_p: 1.0, typical_p: 0.5, ..half.clone() }),
+            (len / 2, SamplingParams { top_p: 1.0, top_k: len as u32 / 2, ..half.clone() }),
+            (len / 4, SamplingParams { top_k: len as u32 / 2, ..half.clone() }),
+            (len / 4, SamplingParams { typical_p: 0.5, min_p: 1.0, ..half }),
+        ];
+        for (kept, sampling) in cuts {
+            let tokens: Vec<usize> = (0..500)
+                .map(|seed| {
+                    let slot = slot(&[0], 1, SamplingParams { seed, ..sampling.clone() });
+                    sample(isa(), &mut flat.clone(), &slot).unwrap().0 as usize
+                })
+                .collect();
+            assert!(tokens.iter().all(|&token| token < kept), "{sampling:?}");
+            assert!(tokens.iter().any(|&token| token >= kept - kept.div_ceil(20)), "{sampling:?}");
+        }
+    }
 }
 
 #[test]
