@@ -339,9 +339,10 @@ fn tile<L: Lanes + Dots, W: Weights<L>, const N: usize>(
     for (total, sums) in totals.iter_mut().zip(&*sums) {
         *total = L::load(sums);
     }
-    for index in 0..quads[0].len() {
+    let [first, second, third] = quads;
+    for (index, ((first, second), third)) in first.iter().zip(second).zip(third).enumerate() {
         let block = weights.block(index);
-        let inputs = [&quads[0][index], &quads[1][index], &quads[2][index]];
+        let inputs = [first, second, third];
         add_part::<L, W, N>(block, inputs, 0, point, &mut totals);
         if W::PARTS == 2 {
             add_part::<L, W, N>(block, inputs, 1, point, &mut totals);

@@ -5,6 +5,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,7 +33,7 @@ impl Peak {
 /// Runs `rounds` rounds on every thread and returns the operations done, two for each multiply-add; none if the rung in
 /// use has no such instructions of its own.
 pub fn peak(cpu: &Cpu, peak: Peak, rounds: u64) -> Option<u64> {
-    if peak == Peak::Int8Narrow && cpu.isa.rung() != Rung::Avx2 {
+    if peak == Peak::Int8Narrow && !has_narrow_sums(cpu.isa.rung()) {
         return None;
     }
     let operations = AtomicU64::new(0);
@@ -39,6 +41,14 @@ pub fn peak(cpu: &Cpu, peak: Peak, rounds: u64) -> Option<u64> {
         operations.fetch_add(run(cpu.isa.rung(), peak, rounds), Ordering::Relaxed);
     });
     Some(operations.into_inner())
+}
+
+fn has_narrow_sums(rung: Rung) -> bool {
+    match rung {
+        #[cfg(target_arch = "x86_64")]
+        Rung::Avx2 => true,
+        _ => false,
+    }
 }
 
 /// The operations that one thread did. `rung` must come from an `Isa`.
@@ -61,7 +71,15 @@ fn run(rung: Rung, peak: Peak, rounds: u64) -> u64 {
                 Peak::Int8 | Peak::Int8Narrow => avx512::int8(rounds),
             }
         },
-        _ => match peak {
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        Rung::Neon => unsafe {
+            match peak {
+                Peak::F32 => neon::f32(rounds),
+                Peak::Int8 | Peak::Int8Narrow => neon::int8(rounds),
+            }
+        },
+        Rung::Scalar => match peak {
             Peak::F32 => scalar::f32(rounds),
             Peak::Int8 | Peak::Int8Narrow => scalar::int8(rounds),
         },
@@ -80,7 +98,8 @@ mod tests {
                 let few = peak(&cpu, kind, 1);
                 let many = peak(&cpu, kind, 1000);
                 assert_eq!(few.map(|few| few * 1000), many, "{kind:?} on {}", cpu.isa.rung());
-                assert_eq!(few.is_none(), kind == Peak::Int8Narrow && cpu.isa.rung() != Rung::Avx2);
+                let has_none = kind == Peak::Int8Narrow && !has_narrow_sums(cpu.isa.rung());
+                assert_eq!(few.is_none(), has_none);
                 assert!(few.is_none_or(|few| few > 0 && few.is_multiple_of(4)));
             }
         }
