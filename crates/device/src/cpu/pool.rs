@@ -125,9 +125,9 @@ impl ThreadPool {
         }
     }
 
-    /// Runs `task` on parts of `0..items`, each a multiple of `unit` long except the last: on all workers where the work
-    /// is worth their waking, else on the caller's thread alone. `item_cost` is what one item takes, in nanoseconds or
-    /// so.
+    /// Runs `task` on parts of `0..items`, each a multiple of `unit` long except the last: on all workers where the
+    /// work is worth their waking, else on the caller's thread alone. `item_cost` is what one item takes, in
+    /// nanoseconds or so.
     pub fn spread(
         &self,
         items: usize,

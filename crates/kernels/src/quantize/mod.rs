@@ -1,8 +1,8 @@
 //! Activations as 8-bit integers: each 32 consecutive values of a row share one scale, `value ≈ scale × integer` with
 //! integers in -127..=127.
 //!
-//! Rows lie in quads: for each block of 32 values, the integers of four rows stand together with their scales, so that a
-//! matrix product that takes four rows at once reads one stream. The sums of the integers travel along, so that the
+//! Rows lie in quads: for each block of 32 values, the integers of four rows stand together with their scales, so that
+//! a matrix product that takes four rows at once reads one stream. The sums of the integers travel along, so that the
 //! product can take the zero point or the minimum of a weight block out of its inner loop.
 
 mod lanes;

@@ -141,7 +141,8 @@ impl CpuRunner {
             let mut jobs: Vec<(&Output, &mut [f32], Option<Computed>)> =
                 outputs.iter().zip(logits).map(|(output, logits)| (output, logits, None)).collect();
             let slots = &self.slots;
-            // A single row is left to one thread: most draws take less time than the others need to wake for a part of it.
+            // A single row is left to one thread: most draws take less time than the others need to wake for a part of
+            // it.
             cpu.pool.for_each(&mut jobs, |_, (output, logits, computed)| {
                 let slot_id = plan.items[output.item].slot;
                 let slot = slots.get(slot_id);
