@@ -13,15 +13,22 @@ mod roofline;
 mod shape;
 mod timing;
 
-use anyhow::Result;
+use std::process::ExitCode;
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let matches = arguments::command().get_matches();
-    match matches.subcommand() {
+    let result = match matches.subcommand() {
         Some(("gen-model", matches)) => generate::run(matches),
         Some(("kernels", matches)) => kernels::run(matches),
         Some(("model", matches)) => model::run(matches),
         Some(("perplexity", matches)) => perplexity::run(matches),
         _ => unreachable!("a subcommand is required, and these are all"),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

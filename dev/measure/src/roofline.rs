@@ -8,16 +8,19 @@ use serde_json::{Value, json};
 
 use crate::{
     machine::{affordable_bytes, cpu_name, last_level_cache_bytes},
-    report::giga,
+    report::{giga, percent},
     timing::time,
 };
 
-/// Bytes read for the bandwidth, at least.
-const READ_BYTES_MIN: usize = 256 << 20;
-/// How many times the last-level cache is read for the bandwidth, at least.
-const READ_CACHES: usize = 4;
+/// Numbers read at a time for the bandwidth: some milliseconds at most, as kernels take, so that a moment without
+/// disturbance is enough for both.
+const READ_SLICE: usize = 4 << 20;
+/// Slices to go round, at least.
+const READ_SLICES_MIN: usize = 16;
+/// How much larger all slices are than the last-level cache, at least.
+const READ_CACHES: usize = 8;
 const READ_BUDGET: Duration = Duration::from_secs(2);
-const PEAK_BUDGET: Duration = Duration::from_millis(300);
+const PEAK_BUDGET: Duration = Duration::from_secs(1);
 /// Rounds of a peak's loop: a millisecond or some.
 const PEAK_ROUNDS: u64 = 1 << 18;
 
@@ -68,6 +71,18 @@ impl Roofline {
         println!();
     }
 
+    /// Measures once more and says by how much the machine has changed since: where others share it, percentages above
+    /// are as good as this.
+    pub(crate) fn print_drift(&self, cpu: &Cpu) {
+        let now = Self::measure(cpu);
+        println!(
+            "\nat the end the machine reads at {} of the above, multiplies floats at {} and integers at {}",
+            percent(now.read_bytes_s, self.read_bytes_s),
+            percent(now.f32_s, self.f32_s),
+            percent(now.int8_s, self.int8_s)
+        );
+    }
+
     /// All figures.
     pub(crate) fn json(&self, cpu: &Cpu) -> Value {
         json!({
@@ -82,25 +97,28 @@ impl Roofline {
     }
 }
 
-/// Reads far more than caches hold, each thread its own part.
+/// Reads far more than caches hold, slice after slice, each thread its part of a slice.
 fn read_bytes_s(cpu: &Cpu) -> f64 {
-    let bytes = affordable_bytes(READ_BYTES_MIN.max(READ_CACHES * last_level_cache_bytes()));
-    let threads = cpu.pool.threads();
-    let mut buffer = AlignedBuffer::<u32>::zeroed(bytes / size_of::<u32>());
+    let slice_bytes = size_of::<u32>() * READ_SLICE;
+    let cold_bytes = affordable_bytes(READ_CACHES * last_level_cache_bytes());
+    let slices = READ_SLICES_MIN.max(cold_bytes / slice_bytes);
+    let mut buffer = AlignedBuffer::<u32>::zeroed(slices * READ_SLICE);
     // Memory that was never written is one page of zeros, read from the cache over and over.
-    let mut parts: Vec<&mut [u32]> = buffer.chunks_mut(1 << 20).collect();
+    let mut parts: Vec<&mut [u32]> = buffer.chunks_mut(READ_SLICE).collect();
     cpu.pool.for_each(&mut parts, |index, part| part.fill(index as u32));
+    let mut slices = buffer.chunks_exact(READ_SLICE).cycle();
     let timing = time(READ_BUDGET, || {
+        let slice = slices.next().unwrap_or_default();
         cpu.pool.run(&|worker| {
-            black_box(sum(&buffer[partition(buffer.len(), threads, worker)]));
+            black_box(sum(&slice[partition(READ_SLICE, cpu.pool.threads(), worker)]));
         });
     });
-    size_of_val(&*buffer) as f64 / timing.best_s
+    slice_bytes as f64 / timing.best_s
 }
 
 /// A sum that costs less than the reading: many partial sums, which the compiler makes vectors of.
 fn sum(values: &[u32]) -> u32 {
-    const SUMS: usize = 64;
+    const SUMS: usize = 32;
     let mut sums = [0_u32; SUMS];
     let (chunks, _) = values.as_chunks::<SUMS>();
     for chunk in chunks {

@@ -28,7 +28,7 @@ const BUDGET: Duration = Duration::from_millis(200);
 /// A line that would take longer than this for one call is left out.
 const CALL_MAX_S: f64 = 5.0;
 /// By how much what is gone through exceeds the last-level cache.
-const CACHES: usize = 2;
+const CACHES: usize = 4;
 
 /// Measures and prints.
 struct Bench {
@@ -73,6 +73,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<()> {
     linear::run(&bench)?;
     attention::run(&bench);
     rows::run(&bench);
+    bench.roofline.print_drift(&bench.cpu);
     Ok(())
 }
 

@@ -15,10 +15,10 @@ use types::{Executor, Fault, RequestEvent, SamplingParams};
 
 use super::{
     load::{STEP_TOKENS_MAX, runner},
-    speed::Bench,
+    speed::{Bench, LEFT_OUT_S},
     streams::prompt,
 };
-use crate::timing::percentile;
+use crate::{report::seconds, timing::percentile};
 
 const STREAMS: usize = 32;
 const PROMPT_TOKENS: usize = 128;
@@ -27,11 +27,16 @@ const OUTPUT_TOKENS: u32 = 128;
 /// When a request got its tokens, from the moment all were sent.
 type Arrivals = Vec<Duration>;
 
-/// Sends requests all at once and reads each in a thread of its own.
-pub(crate) fn run(bench: &Bench) -> Result<Value> {
+/// Sends requests all at once and reads each in a thread of its own. What the runner alone reached, in tokens per
+/// second, tells how long that may take.
+pub(crate) fn run(bench: &Bench, (prefill_tokens_s, decode_tokens_s): (f64, f64)) -> Result<Value> {
     let context = PROMPT_TOKENS + OUTPUT_TOKENS as usize;
-    if context > bench.model.spec.context_max {
-        println!("engine: left out, the model's context is shorter than {context} tokens\n");
+    let tokens = |of_one: usize| (STREAMS * of_one) as f64;
+    let expected_s =
+        tokens(PROMPT_TOKENS) / prefill_tokens_s + tokens(OUTPUT_TOKENS as usize) / decode_tokens_s;
+    if context > bench.model.spec.context_max || expected_s > LEFT_OUT_S {
+        let expected = seconds(expected_s);
+        println!("engine: left out, it needs a context of {context} tokens and about {expected}\n");
         return Ok(Value::Null);
     }
     let (cpu, model) = (Arc::clone(&bench.cpu), Arc::clone(&bench.model));
@@ -82,12 +87,12 @@ pub(crate) fn run(bench: &Bench) -> Result<Value> {
 }
 
 fn report(arrivals: &[Arrivals]) -> Value {
-    let seconds = |duration: &Duration| duration.as_secs_f64();
     let tokens: usize = arrivals.iter().map(Vec::len).sum();
-    let whole_s = arrivals.iter().flatten().map(seconds).fold(0.0, f64::max);
-    let mut first: Vec<f64> = arrivals.iter().filter_map(|a| a.first().map(seconds)).collect();
+    let whole_s = arrivals.iter().flatten().map(Duration::as_secs_f64).fold(0.0, f64::max);
+    let mut first: Vec<f64> =
+        arrivals.iter().filter_map(|a| a.first().map(Duration::as_secs_f64)).collect();
     let between =
-        arrivals.iter().flat_map(|a| a.windows(2).map(|pair| seconds(&(pair[1] - pair[0]))));
+        arrivals.iter().flat_map(|a| a.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()));
     let mut between: Vec<f64> = between.collect();
     let output_tokens_s = tokens as f64 / whole_s;
     let [first_p50, first_p99] = [50.0, 99.0].map(|part| 1e3 * percentile(&mut first, part));

@@ -36,14 +36,15 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<()> {
     let loading = report_loading(&loaded, before);
     let work = ModelWork::of(&loaded.model.program);
     let bench = Bench { cpu, model: loaded.model, roofline, work };
-    let prefill = bench.prefill()?;
-    let decode = bench.decode()?;
-    let engine = engine::run(&bench)?;
-    let profile = profile::run(&bench)?;
+    let (prefill, prefill_tokens_s) = bench.prefill()?;
+    let (decode, decode_tokens_s) = bench.decode()?;
+    let engine = engine::run(&bench, (prefill_tokens_s, decode_tokens_s))?;
+    let profile = profile::run(&bench, prefill_tokens_s)?;
     let resident = resident_bytes().map(|(_, highest)| highest);
     if let Some(highest) = resident {
         println!("resident at the highest {}", megabytes(highest));
     }
+    bench.roofline.print_drift(&bench.cpu);
     if let Some(file) = matches.get_one::<PathBuf>("json") {
         let figures = json!({
             "model": path.display().to_string(),

@@ -8,7 +8,7 @@ use types::SamplingParams;
 
 use super::{
     load::runner,
-    speed::Bench,
+    speed::{Bench, LEFT_OUT_S},
     streams::{Streams, prompt},
 };
 use crate::report::Table;
@@ -25,8 +25,8 @@ struct Case {
     sampling: SamplingParams,
 }
 
-/// Profiles steps of prompts and of decoding.
-pub(crate) fn run(bench: &Bench) -> Result<Value> {
+/// Profiles steps of prompts, which are computed at so many tokens per second, and of decoding.
+pub(crate) fn run(bench: &Bench, prefill_tokens_s: f64) -> Result<Value> {
     let drawn = SamplingParams { temperature: 0.8, top_p: 0.95, ..SamplingParams::default() };
     let case = |name, streams, prompt, sampling| Case { name, streams, prompt, sampling };
     let greedy = SamplingParams::greedy();
@@ -36,8 +36,12 @@ pub(crate) fn run(bench: &Bench) -> Result<Value> {
         case("decode 32", STREAMS, 0, greedy),
         case("32, top-p", STREAMS, 0, drawn),
     ];
+    let is_short = |case: &&Case| {
+        case.prompt < bench.model.spec.context_max
+            && case.prompt as f64 / prefill_tokens_s < LEFT_OUT_S
+    };
     let mut profiles = Vec::new();
-    for case in cases.iter().filter(|case| case.prompt < bench.model.spec.context_max) {
+    for case in cases.iter().filter(is_short) {
         profiles.push((case.name, profile(bench, case)?));
     }
     Ok(report(&profiles))

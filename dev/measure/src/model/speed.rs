@@ -31,6 +31,8 @@ const DECODE_STEPS_MAX: usize = 128;
 const PREFILL_ROUNDS_MAX: usize = 5;
 /// Time for a line, once there are figures.
 const BUDGET: Duration = Duration::from_secs(3);
+/// What would take longer than this is left out: nobody waits for a large model on a small machine.
+pub(crate) const LEFT_OUT_S: f64 = 60.0;
 
 /// A model on this machine.
 pub(crate) struct Bench {
@@ -41,13 +43,18 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// One prompt, from nothing to its first token.
-    pub(crate) fn prefill(&self) -> Result<Value> {
+    /// One prompt, from nothing to its first token. Returns the figures, and the tokens per second of the last line.
+    pub(crate) fn prefill(&self) -> Result<(Value, f64)> {
         println!("prefill, one request");
         let table = self.table("tokens");
         let vocab_size = self.model.spec.vocab_size;
-        let mut lines = Vec::new();
+        let (mut lines, mut tokens_s) = (Vec::new(), f64::INFINITY);
         for tokens in PROMPTS.into_iter().filter(|&tokens| tokens < self.model.spec.context_max) {
+            let expected_s = tokens as f64 / tokens_s;
+            if expected_s > LEFT_OUT_S {
+                println!("{tokens:<8}  left out: it would take about {}", seconds(expected_s));
+                continue;
+            }
             let mut runner = runner(&self.cpu, &self.model, (1, tokens + 1), KvFormat::Bf16)?;
             let timing = repeat(PREFILL_ROUNDS_MAX, || {
                 let prompts = vec![prompt(vocab_size, 0, tokens)];
@@ -61,16 +68,17 @@ impl Bench {
             lines.push(self.line(&table, tokens, tokens, timing, |int8_s| {
                 self.work.prefill_tokens_s(&self.roofline, int8_s)
             }));
+            tokens_s = tokens as f64 / timing.best_s;
         }
         println!();
-        Ok(lines.into())
+        Ok((lines.into(), tokens_s))
     }
 
-    /// Tokens of some requests, one each a step.
-    pub(crate) fn decode(&self) -> Result<Value> {
+    /// Tokens of some requests, one each a step. Returns the figures, and the tokens per second of the last line.
+    pub(crate) fn decode(&self) -> Result<(Value, f64)> {
         println!("decode, greedy, after {SHORT_PROMPT} tokens");
         let table = self.table("streams");
-        let mut lines = Vec::new();
+        let (mut lines, mut tokens_s) = (Vec::new(), f64::INFINITY);
         let most = STREAMS.into_iter().max().unwrap_or(1);
         let context = SHORT_PROMPT + DECODE_STEPS_MAX + 1;
         let mut runner = runner(&self.cpu, &self.model, (most, context), KvFormat::Bf16)?;
@@ -83,9 +91,10 @@ impl Bench {
             lines.push(self.line(&table, count, count, timing, |int8_s| {
                 self.work.decode_tokens_s(&self.roofline, int8_s, count)
             }));
+            tokens_s = count as f64 / timing.best_s;
         }
         println!();
-        Ok(lines.into())
+        Ok((lines.into(), tokens_s))
     }
 
     /// Prompts for requests that decode.
