@@ -2,9 +2,12 @@
 //! queries together as registers hold.
 
 use super::{
-    BLOCK_TOKENS, HEAD_DIM_MAX, KvElement, KvShape, Part, Query, SPAN, Work, cache::Bytes,
+    BLOCK_TOKENS, HEAD_DIM_MAX, KvElement, KvShape, Part, Query, SPAN, Share, Work, cache::Bytes,
 };
 use crate::lanes::{Dots, LANES, LaneKernel, Lanes};
+
+/// Queries taken together: their scores for sixteen positions fill twelve of the sixteen registers of AVX2.
+const QUERIES: usize = 6;
 
 /// Below every score, yet finite: the difference of two such values is 0, not undefined.
 const LOWEST: f32 = -1e30;
@@ -12,7 +15,6 @@ const LOWEST: f32 = -1e30;
 /// What some spans give for a query: the largest score, and for weights relative to it their total and the sum of the
 /// values.
 #[derive(Clone, Copy)]
-#[repr(C)]
 pub(super) struct State {
     largest: f32,
     total: f32,
@@ -104,14 +106,11 @@ fn next_group(queries: &mut impl Iterator<Item = Query>) -> ([Query; QUERIES], u
     (group, count)
 }
 
-/// Queries taken together: their scores for sixteen positions fill twelve of the sixteen registers of AVX2.
-const QUERIES: usize = 6;
-
 /// Some spans of a task, for `N` of its queries from number `at` on.
 #[inline(always)]
 fn spans<L: Lanes, E: KvElement, const N: usize>(
     part: &Part<'_>,
-    share: &super::tasks::Share,
+    share: &Share,
     (keys, values): (&[E], &[E]),
     queries: &[Query; QUERIES],
     at: usize,
@@ -137,8 +136,8 @@ fn spans<L: Lanes, E: KvElement, const N: usize>(
     };
     let keeps_spans = share.slot.is_some() && share.spans.start > 0;
     let mut states = [State::EMPTY; N];
+    let mut now = states;
     for span in share.spans.clone() {
-        let mut now = [State::EMPTY; N];
         let positions = span * SPAN..end.min((span + 1) * SPAN);
         if positions.end > first.max(positions.start) {
             // Blocks before the window of all queries are not read.
@@ -184,6 +183,8 @@ fn spans<L: Lanes, E: KvElement, const N: usize>(
                     sum.store(&mut state.sums.as_chunks_mut::<LANES>().0[chunk]);
                 }
             }
+        } else {
+            now.fill(State::EMPTY);
         }
         for (index, (state, now)) in states.iter_mut().zip(&now).enumerate() {
             if keeps_spans {

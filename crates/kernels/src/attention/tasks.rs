@@ -67,6 +67,7 @@ pub struct AttentionTasks {
     cuts: Vec<Cut>,
     block_tables: Vec<u32>,
     rows: usize,
+    rows_max: usize,
     blocks_end: usize,
     kv_heads: usize,
 }
@@ -106,6 +107,7 @@ impl AttentionTasks {
         }
         let mut planned = Self {
             rows: sequences.iter().map(|sequence| sequence.rows.end).max().unwrap_or(0),
+            rows_max: tasks.iter().map(|task: &Task| task.rows).max().unwrap_or(0),
             blocks_end: block_tables.iter().map(|&block| block as usize + 1).max().unwrap_or(0),
             tasks,
             shares: Vec::new(),
@@ -203,7 +205,7 @@ impl AttentionTasks {
 
     /// Most rows of a task.
     pub(crate) fn rows_max(&self) -> usize {
-        self.tasks.iter().map(|task| task.rows).max().unwrap_or(0)
+        self.rows_max
     }
 
     pub(crate) fn block_table(&self, task: &Task) -> &[u32] {

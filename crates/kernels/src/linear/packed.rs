@@ -28,7 +28,7 @@ pub const PANEL: usize = 16;
 /// Bytes of a line: four inputs of each output.
 pub(crate) const LINE: usize = 4 * PANEL;
 /// Records behind one header, where a layout has headers.
-pub(crate) const SUPER_RECORDS: usize = 8;
+const SUPER_RECORDS: usize = 8;
 
 /// How the weights of a matrix are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,15 +80,10 @@ pub enum Zero {
 }
 
 impl QuantizedLayout {
-    /// Lines of quanta in a record.
+    /// Lines of quanta in a record: eight groups of quanta take as many as a quantum has bits.
     #[inline(always)]
     pub(crate) const fn lines(self) -> usize {
-        match self.bits {
-            4 => 4,
-            5 => 5,
-            6 => 6,
-            _ => 8,
-        }
+        self.bits
     }
 
     /// Scale blocks in a record.

@@ -77,7 +77,7 @@ where
             Zero::Point(point) => i32::from(point),
             Zero::Minimum => 0,
         };
-        let Self { layout: _, input, rows, panels, emit } = self;
+        let Self { input, rows, panels, emit, .. } = self;
         let blocks = input.width() / BLOCK;
         if rows.len() < UNPACK_ROWS {
             for (number, panel) in panels {
@@ -121,6 +121,12 @@ trait Weights<L: Dots>: Copy {
     fn minimum(block: Self::Block) -> L;
 }
 
+/// The half of 8-bit quanta that is asked for, where products with whole ones do not fit; else the quanta.
+#[inline(always)]
+fn halved<L: Dots>(bits: usize, quanta: L::Quanta, half: usize) -> L::Quanta {
+    if bits == 8 && L::HALVES_BYTES { L::bits(quanta, 4 * half, 0, 0xf) } else { quanta }
+}
+
 /// Records as they were packed.
 #[derive(Clone, Copy)]
 struct Packed<'a, const BITS: usize, const PARTS: usize, const NESTED: bool, const MINIMUM: bool> {
@@ -144,6 +150,24 @@ impl<'a, const BITS: usize, const PARTS: usize, const NESTED: bool, const MINIMU
         scales: if NESTED { Scales::Nested } else { Scales::Half },
         zero: if MINIMUM { Zero::Minimum } else { Zero::Point(0) },
     };
+
+    /// Group `group` of the quanta, all bits of each in a byte.
+    #[inline(always)]
+    fn whole_quanta<L: Lanes + Dots>(record: Record<'a>, group: usize) -> L::Quanta {
+        let lines = record.bytes.as_chunks::<LINE>().0;
+        if BITS == 8 {
+            return L::load_quanta(&lines[group]);
+        }
+        let low = L::bits(L::load_quanta(&lines[group % 4]), group / 4 * 4, 0, 0xf);
+        match BITS {
+            5 => L::or(low, L::bits(L::load_quanta(&lines[4]), (4 + group) % 8, 4, 0x10)),
+            6 => {
+                let line = L::load_quanta(&lines[4 + group / 4]);
+                L::or(low, L::bits(line, group % 4 * 2, 4, 0x30))
+            }
+            _ => low,
+        }
+    }
 
     #[inline(always)]
     fn number<L: Lanes>(record: Record<'a>, index: usize, outer: usize) -> L {
@@ -182,20 +206,7 @@ where
 
     #[inline(always)]
     fn quanta(record: Record<'a>, group: usize, half: usize) -> L::Quanta {
-        let lines = record.bytes.as_chunks::<LINE>().0;
-        if BITS == 8 {
-            let bytes = L::load_quanta(&lines[group]);
-            return if L::HALVES_BYTES { L::bits(bytes, 4 * half, 0, 0xf) } else { bytes };
-        }
-        let low = L::bits(L::load_quanta(&lines[group % 4]), group / 4 * 4, 0, 0xf);
-        match BITS {
-            5 => L::or(low, L::bits(L::load_quanta(&lines[4]), (4 + group) % 8, 4, 0x10)),
-            6 => {
-                let line = L::load_quanta(&lines[4 + group / 4]);
-                L::or(low, L::bits(line, group % 4 * 2, 4, 0x30))
-            }
-            _ => low,
-        }
+        halved::<L>(BITS, Self::whole_quanta::<L>(record, group), half)
     }
 
     #[inline(always)]
@@ -229,15 +240,9 @@ impl<const BITS: usize, const PARTS: usize, const MINIMUM: bool> Unpacked<BITS, 
         packed: Packed<'_, BITS, PARTS, NESTED, MINIMUM>,
         index: usize,
     ) {
-        type Source<'a, const B: usize, const P: usize, const N: bool, const M: bool> =
-            Packed<'a, B, P, N, M>;
-        let record = <Source<'_, BITS, PARTS, NESTED, MINIMUM> as Weights<L>>::block(packed, index);
+        let record = Weights::<L>::block(packed, index);
         for (group, line) in self.lines.iter_mut().enumerate() {
-            let quanta = if BITS == 8 {
-                L::load_quanta(&record.bytes.as_chunks::<LINE>().0[group])
-            } else {
-                <Source<'_, BITS, PARTS, NESTED, MINIMUM> as Weights<L>>::quanta(record, group, 0)
-            };
+            let quanta = Packed::<BITS, PARTS, NESTED, MINIMUM>::whole_quanta::<L>(record, group);
             L::store_quanta(quanta, line);
         }
         for (part, scales) in self.scales.iter_mut().enumerate() {
@@ -267,8 +272,7 @@ where
 
     #[inline(always)]
     fn quanta(block: Self::Block, group: usize, half: usize) -> L::Quanta {
-        let quanta = L::load_quanta(&block.lines[group]);
-        if BITS == 8 && L::HALVES_BYTES { L::bits(quanta, 4 * half, 0, 0xf) } else { quanta }
+        halved::<L>(BITS, L::load_quanta(&block.lines[group]), half)
     }
 
     #[inline(always)]

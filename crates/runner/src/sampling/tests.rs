@@ -7,7 +7,6 @@ use types::{SamplingParams, SlotAdmission, SlotId};
 use super::*;
 
 mod reference;
-mod timing;
 
 /// The widest rung of this machine.
 fn isa() -> Isa {
