@@ -18,7 +18,7 @@ fn block<L: Lanes>(values: &[f32], fill: f32) -> [L; BLOCK / LANES] {
         }
     };
     let (vectors, _) = full.as_chunks::<LANES>();
-    std::array::from_fn(|index| L::load(&vectors[index]))
+    [L::load(&vectors[0]), L::load(&vectors[1]), L::load(&vectors[2]), L::load(&vectors[3])]
 }
 
 #[inline(always)]
@@ -55,19 +55,18 @@ impl LaneKernel for WeighPart<'_> {
     fn run<L: Lanes>(self) {
         let Weigh { logits, largest, scale, weights } = self.args;
         let (largest, scale) = (L::splat(largest), L::splat(scale));
-        let weight = |logits: L| logits.sub(largest).mul(scale).exp();
         let mut sums = [L::splat(0.0); BLOCK / LANES];
         let (vectors, rest) = logits.as_chunks::<LANES>();
         let (weight_vectors, weight_rest) = weights.as_chunks_mut::<LANES>();
         for (index, (logits, weights)) in vectors.iter().zip(weight_vectors).enumerate() {
-            let values = weight(L::load(logits));
+            let values = L::load(logits).sub(largest).mul(scale).exp();
             values.store(weights);
             sums[index % sums.len()] = sums[index % sums.len()].add(values);
         }
         if !rest.is_empty() {
             // Missing logits weigh nothing.
             let [rest, ..] = block::<L>(rest, f32::NEG_INFINITY);
-            let values = weight(rest);
+            let values = rest.sub(largest).mul(scale).exp();
             values.store_some(weight_rest);
             sums[0] = sums[0].add(values);
         }
