@@ -25,7 +25,7 @@ fn microseconds_a_token() {
             "temperature 0.8, top_k 40, top_p 0.95",
             SamplingParams { top_k: 40, top_p: 0.95, ..warm() },
         ),
-        ("temperature 0.8, top_k 5000", SamplingParams { top_k: 5000, ..warm() }),
+        ("temperature 0.8, top_k 4000", SamplingParams { top_k: 4000, ..warm() }),
         ("temperature 0.8, typical_p 0.9", SamplingParams { typical_p: 0.9, ..warm() }),
         ("temperature 5, top_p 0.95", SamplingParams { temperature: 5.0, top_p: 0.95, ..plain() }),
     ];
