@@ -1,8 +1,8 @@
 //! One row of logits, a value for every token of a vocabulary, as sampling reads it: which is the largest ([`survey`]),
 //! `e^((logit - largest) × scale)` of each with their sum ([`weigh`]), and those from a floor up ([`collect`]).
 //!
-//! All of it runs on the calling thread: the rows of a batch are spread over the pool by the caller. Rows are not copied,
-//! and logits not changed.
+//! All of it runs on the calling thread: the rows of a batch are spread over the pool by the caller. Rows are not
+//! copied, and logits not changed.
 
 mod lanes;
 mod scalar;
@@ -60,8 +60,8 @@ pub(crate) struct WeighPart<'a> {
 
 /// Fills `weights` with `e^((logit - largest) × scale)` and returns their sum.
 ///
-/// Vector rungs add floats in 64 sums, so that the result is within `(logits / 64 + 6) × 2^-24` of itself: 1.3 millionths
-/// for 1,024 logits. Longer rows are best weighed in parts.
+/// Vector rungs add floats in 64 sums, so that the result is within `(logits / 64 + 6) × 2^-24` of itself: 1.3
+/// millionths for 1,024 logits. Longer rows are best weighed in parts.
 ///
 /// # Panics
 /// If there are not as many weights as logits.
@@ -98,8 +98,8 @@ pub(crate) struct CollectPart<'a> {
     end: &'a mut usize,
 }
 
-/// Collects values that are not below a floor, until the row ends or `found` holds at least `limit`, which it may exceed
-/// by less than [`COLLECT_BLOCK`]. Returns where to go on: the row's length when it was searched to its end.
+/// Collects values that are not below a floor, until the row ends or `found` holds at least `limit`, which it may
+/// exceed by less than [`COLLECT_BLOCK`]. Returns where to go on: the row's length when it was searched to its end.
 ///
 /// # Panics
 /// If an index does not fit into 32 bits.

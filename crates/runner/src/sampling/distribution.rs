@@ -1,10 +1,10 @@
 //! A distribution over candidates, and the cuts made of it.
 //!
 //! Weights are computed from the logits whenever they are needed, a chunk at a time: that takes less time than keeping
-//! them, and nothing as large as a vocabulary is allocated, copied or sorted for a token. A cut keeps the first candidates
-//! of some order until they hold enough. Where it falls is found digit by digit, in passes that add up what lies under
-//! each digit, and from then on it is a condition on each candidate. Usually a few likely tokens are known to hold all
-//! that a cut will leave; then they are taken out first, and the vocabulary is not looked at again.
+//! them, and nothing as large as a vocabulary is allocated, copied or sorted for a token. A cut keeps the first
+//! candidates of some order until they hold enough. Where it falls is found digit by digit, in passes that add up what
+//! lies under each digit, and from then on it is a condition on each candidate. Usually a few likely tokens are known
+//! to hold all that a cut will leave; then they are taken out first, and the vocabulary is not looked at again.
 
 use std::borrow::Cow;
 
@@ -53,8 +53,8 @@ enum Order {
 }
 
 impl<'a> Distribution<'a> {
-    /// Weights of `e^((logit - largest) / temperature)`, where `largest` is the largest of the logits. Some may be banned
-    /// (negative infinity).
+    /// Weights of `e^((logit - largest) / temperature)`, where `largest` is the largest of the logits. Some may be
+    /// banned (negative infinity).
     pub(super) fn new(isa: Isa, logits: &'a [f32], largest: f32, temperature: f32) -> Self {
         // Finite, so that the largest is 0 away from itself at any temperature.
         let scale = temperature.recip().min(f32::MAX);
@@ -82,8 +82,8 @@ impl<'a> Distribution<'a> {
     }
 
     /// Keeps the candidates whose information content is nearest to the expected one, until they hold the mass
-    /// `typical_p` (Meister et al. 2023). Information is the total's logarithm less the log-weight, so that distances are
-    /// those of log-weights.
+    /// `typical_p` (Meister et al. 2023). Information is the total's logarithm less the log-weight, so that distances
+    /// are those of log-weights.
     pub(super) fn keep_typical(&mut self, typical_p: f32) {
         let (mut total, mut weighted) = (0.0, 0.0);
         self.for_each_chunk(|chunk| {
@@ -148,8 +148,8 @@ impl<'a> Distribution<'a> {
         self.tokens.is_none() && self.cuts.is_empty()
     }
 
-    /// Takes the tokens out that weigh most, if `suffices` says of a floor to the weights, and of the tokens above it, that
-    /// they hold all that a cut will leave.
+    /// Takes the tokens out that weigh most, if `suffices` says of a floor to the weights, and of the tokens above it,
+    /// that they hold all that a cut will leave.
     fn narrow(&mut self, suffices: impl Fn(f32, &Self) -> bool) {
         if !self.is_whole() || self.logits.len() <= FEW {
             return;

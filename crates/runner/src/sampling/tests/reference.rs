@@ -1,7 +1,7 @@
 //! Draws and log-probabilities against a slow, obvious reference: everything in double precision, everything sorted.
 //!
-//! Sums and weights of floats are a few millionths off, which decides a draw where a cut or the random number falls on the
-//! very border of a token. So the reference is also asked with each border moved a little, and one answer must fit.
+//! Sums and weights of floats are a few millionths off, which decides a draw where a cut or the random number falls on
+//! the very border of a token. So the reference is also asked with each border moved a little, and one answer must fit.
 
 use std::cmp::Ordering;
 
