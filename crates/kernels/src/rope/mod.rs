@@ -160,12 +160,10 @@ impl<E: Copy> Part<'_, E> {
     #[inline(always)]
     unsafe fn store_key(&self, row: usize, kv_head: usize, first_dim: usize, key: &[E]) {
         let (page, offset) = self.place(row, kv_head);
-        for (dim, &key) in (first_dim..).zip(key) {
-            let index = page + dim * BLOCK_TOKENS + offset;
-            // SAFETY: workers have different rows, and no two rows share a place.
-            let stored = unsafe { self.keys.part(index..index + 1) };
-            stored[0] = key;
-        }
+        let start = page + first_dim * BLOCK_TOKENS + offset;
+        // SAFETY: workers have different rows, and no two rows share a place.
+        let stored = unsafe { self.keys.spaced(start, BLOCK_TOKENS, key.len()) };
+        stored.zip(key).for_each(|(stored, &key)| *stored = key);
     }
 
     /// Where the cache holds a row's value.
