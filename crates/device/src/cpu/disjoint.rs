@@ -34,4 +34,44 @@ impl<'a, T> DisjointSlice<'a, T> {
         // SAFETY: within the slice, which is borrowed exclusively by `self`, and the caller keeps parts apart.
         unsafe { std::slice::from_raw_parts_mut(self.pointer.add(range.start), range.len()) }
     }
+
+    /// `count` elements, the first at `start`, each `step` after the one before.
+    ///
+    /// # Panics
+    /// If one is not within the slice.
+    ///
+    /// # Safety
+    /// None of them is part of anything in use at the same time, on any thread.
+    pub unsafe fn spaced(
+        &self,
+        start: usize,
+        step: usize,
+        count: usize,
+    ) -> impl Iterator<Item = &mut T> {
+        let last = start + step * count.saturating_sub(1);
+        assert!(step > 0 && (count == 0 || last < self.len), "elements outside of their slice");
+        let pointer = self.pointer;
+        // SAFETY: up to the last within the slice, which is borrowed exclusively by `self`, all different, and the
+        // caller keeps them apart from others.
+        (0..count).map(move |index| unsafe { &mut *pointer.add(start + index * step) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "outside of their slice")]
+    fn spaced_elements_are_those_named_and_lie_within_the_slice() {
+        let mut values = [0; 10];
+        let shared = DisjointSlice::new(&mut values);
+        // SAFETY: no two sets are in use at once.
+        unsafe {
+            shared.spaced(1, 4, 3).for_each(|value| *value += 1);
+            assert_eq!(shared.part(0..10), [0, 1, 0, 0, 0, 1, 0, 0, 0, 1]);
+            assert_eq!(shared.spaced(10, 4, 0).count(), 0);
+            let _ = shared.spaced(2, 4, 3);
+        }
+    }
 }

@@ -86,6 +86,30 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn store_bf16(self, values: &mut [u16; LANES]) {
+        let rounded = |a: __m256| {
+            intrinsic!({
+                let bits = _mm256_castps_si256(a);
+                let upper = _mm256_srli_epi32::<16>(bits);
+                // Just below half of the last bit that stays, and the rest where that bit is odd.
+                let odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+                let half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+                let nearest = _mm256_srli_epi32::<16>(_mm256_add_epi32(bits, half));
+                let quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
+                let is_nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(a, a));
+                _mm256_blendv_epi8(nearest, quiet, is_nan)
+            })
+        };
+        let (low, high) = (rounded(self.0), rounded(self.1));
+        intrinsic!({
+            // Packing works on 128-bit halves; the permutation puts the quarters back in order.
+            let packed = _mm256_packus_epi32(low, high);
+            let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
+            _mm256_storeu_si256(values.as_mut_ptr().cast(), packed);
+        });
+    }
+
+    #[inline(always)]
     fn add(self, other: Self) -> Self {
         self.zip(other, |a, b| intrinsic!(_mm256_add_ps(a, b)))
     }
@@ -144,6 +168,11 @@ impl Lanes for Avx2 {
     fn keep_where_at_least(self, left: Self, right: Self) -> Self {
         let mask = left.zip(right, |a, b| intrinsic!(_mm256_cmp_ps::<_CMP_GE_OQ>(a, b)));
         self.zip(mask, |a, b| intrinsic!(_mm256_and_ps(a, b)))
+    }
+
+    #[inline(always)]
+    fn swap_neighbours(self) -> Self {
+        self.map(|a| intrinsic!(_mm256_permute_ps::<0b10_11_00_01>(a)))
     }
 
     #[inline(always)]

@@ -61,6 +61,22 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn store_bf16(self, values: &mut [u16; LANES]) {
+        intrinsic!({
+            let bits = _mm512_castps_si512(self.0);
+            let upper = _mm512_srli_epi32::<16>(bits);
+            // Just below half of the last bit that stays, and the rest where that bit is odd.
+            let odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+            let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+            let nearest = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, half));
+            let quiet = _mm512_or_si512(upper, _mm512_set1_epi32(0x40));
+            let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
+            let rounded = _mm512_mask_blend_epi32(is_nan, nearest, quiet);
+            _mm256_storeu_si256(values.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(rounded));
+        });
+    }
+
+    #[inline(always)]
     fn add(self, other: Self) -> Self {
         Self(intrinsic!(_mm512_add_ps(self.0, other.0)))
     }
@@ -116,6 +132,11 @@ impl Lanes for Avx512 {
             let mask = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(left.0, right.0);
             _mm512_maskz_mov_ps(mask, self.0)
         }))
+    }
+
+    #[inline(always)]
+    fn swap_neighbours(self) -> Self {
+        Self(intrinsic!(_mm512_permute_ps::<0b10_11_00_01>(self.0)))
     }
 
     #[inline(always)]

@@ -26,6 +26,8 @@ pub(crate) trait Lanes: Copy {
     /// Reads signed bytes.
     fn load_i8(values: &[u8; LANES]) -> Self;
     fn store(self, values: &mut [f32; LANES]);
+    /// Writes the nearest bfloat16 values, ties to even; NaN stays NaN with its sign and upper bits, made quiet.
+    fn store_bf16(self, values: &mut [u16; LANES]);
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
     fn mul(self, other: Self) -> Self;
@@ -40,6 +42,8 @@ pub(crate) trait Lanes: Copy {
     fn exp2_integer(self) -> Self;
     /// `self` where `left >= right`, else 0.
     fn keep_where_at_least(self, left: Self, right: Self) -> Self;
+    /// Every even lane exchanged with the odd one after it.
+    fn swap_neighbours(self) -> Self;
     /// One bit a lane, the first lane's lowest: whether `self >= floor`.
     fn at_least(self, floor: Self) -> u16;
     /// The lanes as 8-bit integers, four in each number, the first in the lowest byte; they must lie in `-128..=127`.
@@ -280,11 +284,49 @@ mod tests {
             );
             let not_a_number = L::splat(f32::NAN).at_least(L::splat(f32::NEG_INFINITY));
             check("at_least", f32::NAN, f32::from(not_a_number), 0.0, 0.0);
+            L::load(&ramp).swap_neighbours().store(&mut out);
+            check("swap_neighbours", ramp[8], out[8], ramp[9], 0.0);
+            check("swap_neighbours", ramp[15], out[15], ramp[14], 0.0);
             L::load(&ramp).abs().store(&mut out);
             check("abs", ramp[0], out[0], 7.0, 0.0);
             L::load_some(&ramp[..5]).store(&mut out);
             check("load_some", 0.0, out[5], 0.0, 0.0);
             check("load_some", 0.0, out[4], ramp[4], 0.0);
+        }
+    }
+
+    struct StoreBf16<'a> {
+        values: &'a [f32; LANES],
+        stored: &'a mut [u16; LANES],
+    }
+
+    impl LaneKernel for StoreBf16<'_> {
+        #[inline(always)]
+        fn run<L: Lanes>(self) {
+            L::load(self.values).store_bf16(self.stored);
+        }
+    }
+
+    /// Every upper half of a float, with lower halves around the tie.
+    #[test]
+    fn bf16_is_stored_as_plain_code_rounds_it() {
+        for &rung in &Rung::ALL[1..] {
+            let isa = Isa::detect().capped(rung);
+            if isa.rung() != rung {
+                eprintln!("skipped: this CPU has no {rung}");
+                continue;
+            }
+            for lower in [0, 1, 0x4000, 0x7fff, 0x8000, 0x8001, 0xffff] {
+                for first in (0..=u16::MAX).step_by(LANES) {
+                    let values: [f32; LANES] = std::array::from_fn(|lane| {
+                        f32::from_bits((u32::from(first) + lane as u32) << 16 | lower)
+                    });
+                    let want = values.map(|value| half::bf16::from_f32(value).to_bits());
+                    let mut stored = [0; LANES];
+                    launch(isa, StoreBf16 { values: &values, stored: &mut stored });
+                    assert_eq!(stored, want, "{rung}: {values:?}");
+                }
+            }
         }
     }
 

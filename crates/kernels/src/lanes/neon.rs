@@ -99,6 +99,24 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
+    fn store_bf16(self, values: &mut [u16; LANES]) {
+        for (index, quarter) in self.0.into_iter().enumerate() {
+            intrinsic!({
+                let bits = vreinterpretq_u32_f32(quarter);
+                let upper = vshrq_n_u32::<16>(bits);
+                // Just below half of the last bit that stays, and the rest where that bit is odd.
+                let odd = vandq_u32(upper, vdupq_n_u32(1));
+                let half = vaddq_u32(odd, vdupq_n_u32(0x7fff));
+                let nearest = vshrq_n_u32::<16>(vaddq_u32(bits, half));
+                let quiet = vorrq_u32(upper, vdupq_n_u32(0x40));
+                let is_number = vceqq_f32(quarter, quarter);
+                let rounded = vmovn_u32(vbslq_u32(is_number, nearest, quiet));
+                vst1_u16(values.as_mut_ptr().add(index * WIDTH), rounded);
+            });
+        }
+    }
+
+    #[inline(always)]
     fn add(self, other: Self) -> Self {
         self.zip(other, |a, b| intrinsic!(vaddq_f32(a, b)))
     }
@@ -164,6 +182,11 @@ impl Lanes for Neon {
                 vreinterpretq_f32_u32(bits)
             })
         })
+    }
+
+    #[inline(always)]
+    fn swap_neighbours(self) -> Self {
+        self.map(|a| intrinsic!(vrev64q_f32(a)))
     }
 
     #[inline(always)]

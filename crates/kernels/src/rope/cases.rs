@@ -62,3 +62,54 @@ fn turns_by_position_times_frequency_and_stores() {
         }
     }
 }
+
+/// Whole lanes and parts of them, one head or several, more rows than workers.
+#[test]
+fn rungs_agree_exactly() {
+    for (heads, kv_heads, head_dim, pairs) in
+        [(2, 1, 16, 6), (9, 3, 64, 32), (4, 2, 32, 5), (3, 3, 128, 20), (2, 1, 256, 128)]
+    {
+        let mut values = Values::new(8);
+        let rows = 5;
+        let places = [3, 17, 16, 47, 0];
+        let stride = (heads + 2 * kv_heads) * head_dim;
+        let before = values.floats(rows * stride);
+        let angles = values.floats(rows * 2 * pairs);
+        for style in [RopePairs::Halves, RopePairs::Neighbours] {
+            for format in [KvFormat::F32, KvFormat::Bf16] {
+                let results = cpus().into_iter().map(|cpu| {
+                    let mut qkv = before.clone();
+                    let mut cache = KvLayer::new(KvShape { blocks: 3, kv_heads, head_dim, format });
+                    let args = RopeStore {
+                        qkv: &mut qkv,
+                        heads,
+                        angles: &angles,
+                        pairs,
+                        style,
+                        places: &places,
+                        cache: &mut cache,
+                    };
+                    rope_store(&cpu, args);
+                    (cpu.isa, bits(&qkv), [bytes(&cache.keys), bytes(&cache.values)])
+                });
+                let results: Vec<_> = results.collect();
+                let (_, want_qkv, want_cache) = &results[0];
+                for (isa, qkv, cache) in &results[1..] {
+                    assert!(qkv == want_qkv, "{isa:?}: {style:?} of {pairs} pairs");
+                    assert!(cache == want_cache, "{isa:?}: {format:?}");
+                }
+            }
+        }
+    }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+fn bytes(bytes: &Bytes) -> Vec<u32> {
+    match bytes {
+        Bytes::F32(values) => bits(values),
+        Bytes::Bf16(values) => values.iter().map(|&value| u32::from(value)).collect(),
+    }
+}

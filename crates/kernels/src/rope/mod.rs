@@ -3,12 +3,21 @@
 //! Pair `i` of a head is turned by `position × frequency[i]`. The two values of a pair lie half the rotated width
 //! apart, or side by side, depending on how the model's weights were laid out.
 
+mod lanes;
+mod scalar;
+
 #[cfg(test)]
 mod cases;
 
-use device::cpu::{Cpu, DisjointSlice, Plain, partition};
+use std::ops::Range;
 
-use crate::attention::{BLOCK_TOKENS, KvElement, KvLayer, KvShape};
+use device::cpu::{Cpu, DisjointSlice, Plain, Rung};
+
+use self::lanes::LaneElement;
+use crate::{
+    attention::{BLOCK_TOKENS, HEAD_DIM_MAX, KvLayer, KvShape},
+    lanes::launch,
+};
 
 /// Which values of a head form a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +43,8 @@ pub fn rope_angles(
     let pairs = frequencies.len();
     assert!(output.len() >= positions.len() * 2 * pairs, "rope_angles: output too short");
     let output = DisjointSlice::new(output);
-    cpu.pool.run(&|worker| {
-        for row in partition(positions.len(), cpu.pool.threads(), worker) {
+    cpu.pool.spread(positions.len(), 1, 10 * pairs, &|rows| {
+        for row in rows {
             // SAFETY: workers have different rows.
             let row_output = unsafe { output.part(row * 2 * pairs..(row + 1) * 2 * pairs) };
             let (cosines, sines) = row_output.split_at_mut(pairs);
@@ -80,15 +89,17 @@ pub fn rope_store(cpu: &Cpu, args: RopeStore<'_>) {
     }
 }
 
-fn run<E: KvElement>(cpu: &Cpu, args: RopeStore<'_>)
+fn run<E: LaneElement>(cpu: &Cpu, args: RopeStore<'_>)
 where
     KvLayer: KvSlices<E>,
 {
     let RopeStore { qkv, heads, angles, pairs, style, places, cache } = args;
-    let KvShape { blocks, kv_heads, head_dim, .. } = cache.shape();
+    let shape = cache.shape();
+    let KvShape { blocks, kv_heads, head_dim, .. } = shape;
     let rows = places.len();
     let stride = (heads + 2 * kv_heads) * head_dim;
     assert!(2 * pairs <= head_dim, "rope_store: more pairs than a head has");
+    assert!(head_dim <= HEAD_DIM_MAX, "rope_store: head too wide");
     assert!(qkv.len() >= rows * stride, "rope_store: rows too short");
     assert!(angles.len() >= rows * 2 * pairs, "rope_store: angles too short");
     assert!(
@@ -98,53 +109,80 @@ where
     let qkv = DisjointSlice::new(qkv);
     let (keys, values) = cache.slices();
     let (keys, values) = (DisjointSlice::new(keys), DisjointSlice::new(values));
-    cpu.pool.run(&|worker| {
-        for row in partition(rows, cpu.pool.threads(), worker) {
-            // SAFETY: workers have different rows.
-            let row_values = unsafe { qkv.part(row * stride..(row + 1) * stride) };
-            let (turned, plain) = row_values.split_at_mut((heads + kv_heads) * head_dim);
-            let (cosines, sines) = angles[row * 2 * pairs..][..2 * pairs].split_at(pairs);
-            for head in turned.chunks_exact_mut(head_dim) {
-                turn(&mut head[..2 * pairs], cosines, sines, style);
-            }
-            let (block, offset) =
-                (places[row] as usize / BLOCK_TOKENS, places[row] as usize % BLOCK_TOKENS);
-            for kv_head in 0..kv_heads {
-                let page = (block * kv_heads + kv_head) * head_dim * BLOCK_TOKENS;
-                let key = &turned[(heads + kv_head) * head_dim..][..head_dim];
-                for (dim, key) in key.iter().enumerate() {
-                    let index = page + dim * BLOCK_TOKENS + offset;
-                    // SAFETY: workers have different rows, and no two rows share a place.
-                    let stored = unsafe { keys.part(index..index + 1) };
-                    stored[0] = E::from_f32(*key);
-                }
-                let start = page + offset * head_dim;
-                // SAFETY: as above.
-                let stored = unsafe { values.part(start..start + head_dim) };
-                let value = &plain[kv_head * head_dim..][..head_dim];
-                for (stored, value) in stored.iter_mut().zip(value) {
-                    *stored = E::from_f32(*value);
-                }
-            }
+    cpu.pool.spread(rows, 1, stride / 4, &|rows| {
+        let (qkv, keys, values) = (&qkv, &keys, &values);
+        let part = Part { qkv, heads, angles, pairs, style, places, shape, keys, values, rows };
+        match cpu.isa.rung() {
+            Rung::Scalar => scalar::run(part),
+            _ => launch(cpu.isa, part),
         }
     });
 }
 
-fn turn(head: &mut [f32], cosines: &[f32], sines: &[f32], style: RopePairs) {
-    match style {
-        RopePairs::Halves => {
-            let (low, high) = head.split_at_mut(cosines.len());
-            let pairs = low.iter_mut().zip(high).zip(cosines.iter().zip(sines));
-            for ((low, high), (cosine, sine)) in pairs {
-                (*low, *high) = (*low * cosine - *high * sine, *low * sine + *high * cosine);
-            }
-        }
-        RopePairs::Neighbours => {
-            let (pairs, _) = head.as_chunks_mut::<2>();
-            for ([low, high], (cosine, sine)) in pairs.iter_mut().zip(cosines.iter().zip(sines)) {
-                (*low, *high) = (*low * cosine - *high * sine, *low * sine + *high * cosine);
-            }
-        }
+pub(crate) struct Part<'a, E> {
+    qkv: &'a DisjointSlice<'a, f32>,
+    heads: usize,
+    angles: &'a [f32],
+    pairs: usize,
+    style: RopePairs,
+    places: &'a [u32],
+    shape: KvShape,
+    keys: &'a DisjointSlice<'a, E>,
+    values: &'a DisjointSlice<'a, E>,
+    rows: Range<usize>,
+}
+
+impl<E: Copy> Part<'_, E> {
+    /// A row's queries and keys, which are turned, and its values, which are not.
+    ///
+    /// # Safety
+    /// The row is one of this part's, and not in use already.
+    #[expect(clippy::mut_from_ref, reason = "rows are parts of a slice that workers share")]
+    unsafe fn row(&self, row: usize) -> (&mut [f32], &[f32]) {
+        let KvShape { kv_heads, head_dim, .. } = self.shape;
+        let stride = (self.heads + 2 * kv_heads) * head_dim;
+        // SAFETY: workers have different rows.
+        let values = unsafe { self.qkv.part(row * stride..(row + 1) * stride) };
+        let (turned, plain) = values.split_at_mut((self.heads + kv_heads) * head_dim);
+        (turned, plain)
+    }
+
+    /// Cosines and sines of a row.
+    fn angles(&self, row: usize) -> (&[f32], &[f32]) {
+        self.angles[row * 2 * self.pairs..][..2 * self.pairs].split_at(self.pairs)
+    }
+
+    /// Stores some dimensions of a row's key.
+    ///
+    /// # Safety
+    /// The row is one of this part's.
+    #[inline(always)]
+    unsafe fn store_key(&self, row: usize, kv_head: usize, first_dim: usize, key: &[E]) {
+        let (page, offset) = self.place(row, kv_head);
+        let start = page + first_dim * BLOCK_TOKENS + offset;
+        // SAFETY: workers have different rows, and no two rows share a place.
+        let stored = unsafe { self.keys.spaced(start, BLOCK_TOKENS, key.len()) };
+        stored.zip(key).for_each(|(stored, &key)| *stored = key);
+    }
+
+    /// Where the cache holds a row's value.
+    ///
+    /// # Safety
+    /// The row is one of this part's, and the head's value is not in use already.
+    #[expect(clippy::mut_from_ref, reason = "places are parts of a cache that workers share")]
+    unsafe fn value(&self, row: usize, kv_head: usize) -> &mut [E] {
+        let (page, offset) = self.place(row, kv_head);
+        let start = page + offset * self.shape.head_dim;
+        // SAFETY: workers have different rows, and no two rows share a place.
+        unsafe { self.values.part(start..start + self.shape.head_dim) }
+    }
+
+    /// Where the block of a row's place begins in the cache, for a head, and which of the block's positions it is.
+    fn place(&self, row: usize, kv_head: usize) -> (usize, usize) {
+        let KvShape { kv_heads, head_dim, .. } = self.shape;
+        let place = self.places[row] as usize;
+        let block = place / BLOCK_TOKENS;
+        ((block * kv_heads + kv_head) * head_dim * BLOCK_TOKENS, place % BLOCK_TOKENS)
     }
 }
 

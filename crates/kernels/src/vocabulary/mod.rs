@@ -1,9 +1,8 @@
 //! One row of logits, a value for every token of a vocabulary, as sampling reads it: which is the largest ([`survey`]),
 //! `e^((logit - largest) × scale)` of each with their sum ([`weigh`]), and those from a floor up ([`collect`]).
 //!
-//! All of it runs on the calling thread: a row of 50,000 logits takes some microseconds, about what it costs to wake
-//! the pool, and rows of a batch are spread over the pool by the caller. Rows are not copied, and those of logits not
-//! changed.
+//! All of it runs on the calling thread: the rows of a batch are spread over the pool by the caller. Rows are not
+//! copied, and logits not changed.
 
 mod lanes;
 mod scalar;

@@ -18,8 +18,6 @@ use super::most_likely::{Candidate, most_likely, ordered};
 const CHUNK: usize = 1024;
 /// The most tokens that are taken out of the vocabulary; this bounds the memory that a draw takes.
 const FEW: usize = 4096;
-/// The same for top-k, which needs twice as much on the way, and time for each.
-const FEW_TOP_K: usize = 1024;
 /// Weights above which tokens are taken out, one after the other, as negative powers of 2: the first is low enough for
 /// most distributions of models that are any good, and from the last on a whole vocabulary hardly matters.
 const FLOORS: [i32; 3] = [8, 12, 16];
@@ -75,7 +73,7 @@ impl<'a> Distribution<'a> {
         if count >= self.logits.len() {
             return;
         }
-        if count > FEW_TOP_K || !self.is_whole() {
+        if count > FEW || !self.is_whole() {
             return self.cut(Order::Likelihood, |_| 1.0, count as f64);
         }
         let mut found = most_likely(self.isa, &self.logits, count);
@@ -187,14 +185,16 @@ impl<'a> Distribution<'a> {
         /// Bits of a rank that are looked at together; three passes see all of them.
         const DIGIT: u32 = 11;
         let (mut known, mut before) = (0_u64, 0.0);
+        let mut ranks = [0; CHUNK];
         for shift in [22, 11, 0] {
             let mut masses = [0.0; 1 << DIGIT];
             self.for_each_chunk(|chunk| {
-                for (_, logit, weight) in chunk.candidates() {
-                    let rank = u64::from(self.rank(order, logit, weight));
-                    if rank >> (shift + DIGIT) == known {
-                        masses[(rank >> shift) as usize % masses.len()] += mass(weight);
-                    }
+                self.rank(order, chunk.logits, chunk.weights, &mut ranks);
+                for (&rank, &weight) in ranks.iter().zip(chunk.weights) {
+                    let is_under = u64::from(rank) >> (shift + DIGIT) == known;
+                    // Adding nothing is quicker than a branch that cannot be foreseen.
+                    let mass = if is_under { mass(weight) } else { 0.0 };
+                    masses[(rank >> shift) as usize % masses.len()] += mass;
                 }
             });
             let digit = masses.iter().rposition(|mass| {
@@ -212,25 +212,34 @@ impl<'a> Distribution<'a> {
             };
             known = known << DIGIT | digit as u64;
         }
-        let (rank, mut last) = (known as u32, usize::MAX);
+        let (last_rank, mut last) = (known as u32, usize::MAX);
         self.for_each_chunk(|chunk| {
-            for (place, logit, weight) in chunk.candidates() {
-                if before < target && self.rank(order, logit, weight) == rank {
+            self.rank(order, chunk.logits, chunk.weights, &mut ranks);
+            let candidates = (chunk.first..).zip(ranks.iter().zip(chunk.weights));
+            for (place, (_, &weight)) in candidates.filter(|(_, (rank, _))| **rank == last_rank) {
+                if before < target {
                     before += mass(weight);
                     last = place;
                 }
             }
         });
-        self.cuts.push(Cut { order, rank, place: last });
+        self.cuts.push(Cut { order, rank: last_rank, place: last });
     }
 
-    /// Higher for candidates that come earlier.
-    fn rank(&self, order: Order, logit: f32, weight: f32) -> u32 {
-        ordered(match order {
-            Order::Likelihood => logit,
-            Order::Nearness(expected) => -(self.log_weight(logit) - expected).abs(),
-            Order::Weight => weight,
-        })
+    /// Ranks candidates: those that come earlier in the order have higher ranks.
+    fn rank(&self, order: Order, logits: &[f32], weights: &[f32], ranks: &mut [u32; CHUNK]) {
+        let ranks = ranks.iter_mut();
+        match order {
+            Order::Likelihood => {
+                ranks.zip(logits).for_each(|(rank, &logit)| *rank = ordered(logit));
+            }
+            Order::Nearness(expected) => ranks.zip(logits).for_each(|(rank, &logit)| {
+                *rank = ordered(-(self.log_weight(logit) - expected).abs());
+            }),
+            Order::Weight => {
+                ranks.zip(weights).for_each(|(rank, &weight)| *rank = ordered(weight));
+            }
+        }
     }
 
     fn log_weight(&self, logit: f32) -> f32 {
@@ -251,11 +260,11 @@ impl<'a> Distribution<'a> {
         let Self { isa, largest, scale, .. } = *self;
         let sum = weigh(isa, Weigh { logits, largest, scale, weights });
         for cut in &self.cuts {
-            for ((place, &logit), weight) in (first..).zip(logits).zip(&mut *weights) {
-                let rank = self.rank(cut.order, logit, *weight);
-                if rank < cut.rank || (rank == cut.rank && place > cut.place) {
-                    *weight = 0.0;
-                }
+            let mut ranks = [0; CHUNK];
+            self.rank(cut.order, logits, weights, &mut ranks);
+            for ((place, rank), weight) in (first..).zip(ranks).zip(&mut *weights) {
+                let is_kept = rank > cut.rank || (rank == cut.rank && place <= cut.place);
+                *weight = if is_kept { *weight } else { 0.0 };
             }
         }
         let sum = self.cuts.is_empty().then_some(sum);

@@ -36,5 +36,7 @@ pub(super) fn by_likelihood(&(logit, token): &Candidate) -> (u32, TokenId) {
 /// An integer that orders as the value does, which is not NaN; both zeros are one.
 pub(super) fn ordered(value: f32) -> u32 {
     let bits = (value + 0.0).to_bits();
-    if bits >> 31 == 0 { bits | 1 << 31 } else { !bits }
+    // The bits of a negative value order the other way round.
+    let flipped = bits.cast_signed() >> 31;
+    bits ^ (flipped.cast_unsigned() | 1 << 31)
 }

@@ -91,6 +91,46 @@ fn top_p_over_many_candidates_is_exact() {
 }
 
 #[test]
+fn cuts_reach_as_far_down_as_it_takes() {
+    // Groups of tokens, the lightest first, each far below the next.
+    let groups = [(5000, -18), (1000, -14), (2000, -10), (1, 0)];
+    let weights: Vec<f64> =
+        groups.iter().flat_map(|&(count, exponent)| vec![2.0_f64.powi(exponent); count]).collect();
+    let logits: Vec<f32> = weights.iter().map(|weight| weight.ln() as f32).collect();
+    let mut ranked: Vec<usize> = (0..weights.len()).collect();
+    ranked.sort_by(|&a, &b| weights[b].total_cmp(&weights[a]).then(a.cmp(&b)));
+    let total: f64 = weights.iter().sum();
+    // Masses just above what the upper groups hold, and floors just below a group.
+    for (top_p, min_p, lowest) in [
+        (0.35, 0.0, 2),
+        (0.98, 0.0, 1),
+        (0.9965, 0.0, 0),
+        (1.0, 0.000_9, 2),
+        (1.0, 0.000_055, 1),
+        (1.0, 0.000_003_5, 0),
+        (0.9965, 0.000_055, 1),
+    ] {
+        let mut sum = 0.0;
+        let mut kept = vec![false; weights.len()];
+        for &token in &ranked {
+            kept[token] = sum < f64::from(top_p) * total && weights[token] >= f64::from(min_p);
+            sum += weights[token];
+        }
+        let first: usize = groups[..lowest].iter().map(|group| group.0).sum();
+        let lowest = first..first + groups[lowest].0;
+        let mut has_lowest = false;
+        for seed in 0..1500 {
+            let sampling = SamplingParams { seed, top_p, min_p, ..SamplingParams::default() };
+            let survey = kernels::vocabulary::survey(isa(), &logits);
+            let token = draw::draw(isa(), &logits, survey, &sampling, 0) as usize;
+            assert!(kept[token], "{token} at top_p {top_p}, min_p {min_p}");
+            has_lowest |= lowest.contains(&token);
+        }
+        assert!(has_lowest, "none of {lowest:?} at top_p {top_p}, min_p {min_p}");
+    }
+}
+
+#[test]
 fn of_equal_tokens_those_with_lower_ids_are_kept() {
     // More than are taken out of a vocabulary, and a few.
     for len in [8, 8192] {

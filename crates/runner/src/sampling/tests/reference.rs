@@ -168,7 +168,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
 
 fn parameters() -> impl Strategy<Value = SamplingParams> {
     let temperature = prop::sample::select(vec![0.0, 1e-40, 0.01, 0.3, 0.8, 1.0, 2.0, 100.0]);
-    let top_k = prop::sample::select(vec![0, 0, 0, 1, 2, 40, 1000, 1024, 1025, 3000, u32::MAX]);
+    let top_k = prop::sample::select(vec![0, 0, 0, 1, 2, 40, 1024, 4096, 4097, 6000, u32::MAX]);
     let top_p = prop::sample::select(vec![1.0, 1.0, f32::MIN_POSITIVE, 0.1, 0.5, 0.95, 0.999]);
     let min_p = prop::sample::select(vec![0.0, 0.0, 1e-6, 1e-4, 0.05, 0.5, 1.0]);
     let typical_p = prop::sample::select(vec![1.0, 1.0, 1.0, 0.01, 0.2, 0.95]);
@@ -193,7 +193,7 @@ fn rungs() -> impl Iterator<Item = Isa> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 400,
+        cases: 1500,
         rng_seed: RngSeed::Fixed(7),
         failure_persistence: None,
         ..ProptestConfig::default()

@@ -1,0 +1,47 @@
+//! The meaning: one pair at a time.
+
+use super::{Part, RopePairs};
+use crate::attention::{KvElement, KvShape};
+
+pub(super) fn run<E: KvElement>(part: Part<'_, E>) {
+    let KvShape { kv_heads, head_dim, .. } = part.shape;
+    for row in part.rows.clone() {
+        // SAFETY: a row of this part, once.
+        let (turned, plain) = unsafe { part.row(row) };
+        let (cosines, sines) = part.angles(row);
+        for head in turned.chunks_exact_mut(head_dim) {
+            turn(&mut head[..2 * part.pairs], cosines, sines, part.style);
+        }
+        for kv_head in 0..kv_heads {
+            let key = &turned[(part.heads + kv_head) * head_dim..][..head_dim];
+            let value = &plain[kv_head * head_dim..][..head_dim];
+            for (dim, &key) in key.iter().enumerate() {
+                // SAFETY: a row of this part.
+                unsafe { part.store_key(row, kv_head, dim, &[E::from_f32(key)]) };
+            }
+            // SAFETY: a row of this part, each head once.
+            let stored = unsafe { part.value(row, kv_head) };
+            for (stored, value) in stored.iter_mut().zip(value) {
+                *stored = E::from_f32(*value);
+            }
+        }
+    }
+}
+
+fn turn(head: &mut [f32], cosines: &[f32], sines: &[f32], style: RopePairs) {
+    match style {
+        RopePairs::Halves => {
+            let (low, high) = head.split_at_mut(cosines.len());
+            let pairs = low.iter_mut().zip(high).zip(cosines.iter().zip(sines));
+            for ((low, high), (cosine, sine)) in pairs {
+                (*low, *high) = (*low * cosine - *high * sine, *low * sine + *high * cosine);
+            }
+        }
+        RopePairs::Neighbours => {
+            let (pairs, _) = head.as_chunks_mut::<2>();
+            for ([low, high], (cosine, sine)) in pairs.iter_mut().zip(cosines.iter().zip(sines)) {
+                (*low, *high) = (*low * cosine - *high * sine, *low * sine + *high * cosine);
+            }
+        }
+    }
+}
