@@ -177,6 +177,7 @@ fn runner_options(settings: &Settings) -> RunnerOptions {
         ),
         kv_format: match (settings.text("engine.kv_cache_dtype"), settings.text("engine.compute")) {
             (Some("f32"), _) | (Some("auto"), Some("f32")) => KvFormat::F32,
+            (Some("int8"), _) => KvFormat::Int8,
             _ => KvFormat::Bf16,
         },
     }

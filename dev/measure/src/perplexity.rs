@@ -27,7 +27,8 @@ use crate::{
 const TEXT: &str = include_str!("text.txt");
 /// As many rows of logits are computed together as there are slots.
 const SLOTS: usize = 8;
-const KV_FORMATS: [(&str, KvFormat); 2] = [("bf16", KvFormat::Bf16), ("f32", KvFormat::F32)];
+const KV_FORMATS: [(&str, KvFormat); 3] =
+    [("bf16", KvFormat::Bf16), ("int8", KvFormat::Int8), ("f32", KvFormat::F32)];
 
 /// A text before a model.
 struct Examination {

@@ -189,7 +189,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Part of the memory that is free at start, after the weights are loaded, for the KV cache.",
     )
     .flags(&["gpu-memory-utilization"]),
-    setting("engine.kv_cache_dtype", "auto", Kind::Choice(&["auto", "bf16", "f32"]), "How keys and values are stored; auto is bf16, or f32 where the model computes in f32."),
+    setting("engine.kv_cache_dtype", "auto", Kind::Choice(&["auto", "bf16", "int8", "f32"]), "How keys and values are stored; auto is bf16, or f32 where the model computes in f32; int8 holds nearly twice as many as bf16, a little less exactly."),
     setting(
         "engine.compute",
         "native",

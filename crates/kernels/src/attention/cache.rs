@@ -17,14 +17,17 @@ pub enum KvFormat {
     F32,
     /// bfloat16: half the bytes, 8 bits of mantissa.
     Bf16,
+    /// 8-bit integers, each head of each position with a scale of its own: its largest value is 127.
+    Int8,
 }
 
 impl KvFormat {
-    /// Bytes of one value.
+    /// Bytes of one value, without its share of a scale.
     pub const fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
             Self::Bf16 => 2,
+            Self::Int8 => 1,
         }
     }
 }
@@ -45,7 +48,15 @@ pub struct KvShape {
 impl KvShape {
     /// Bytes of keys and values together.
     pub const fn bytes(&self) -> usize {
-        2 * self.elements() * self.format.bytes()
+        2 * (self.elements() * self.format.bytes() + self.scales() * size_of::<f32>())
+    }
+
+    /// Scales of the keys, and as many of the values.
+    const fn scales(&self) -> usize {
+        match self.format {
+            KvFormat::F32 | KvFormat::Bf16 => 0,
+            KvFormat::Int8 => self.blocks * self.kv_heads * BLOCK_TOKENS,
+        }
     }
 
     const fn elements(&self) -> usize {
@@ -56,6 +67,7 @@ impl KvShape {
 pub(crate) enum Bytes {
     F32(AlignedBuffer<f32>),
     Bf16(AlignedBuffer<u16>),
+    Int8(AlignedBuffer<u8>),
 }
 
 impl Bytes {
@@ -63,6 +75,7 @@ impl Bytes {
         match shape.format {
             KvFormat::F32 => Self::F32(AlignedBuffer::zeroed(shape.elements())),
             KvFormat::Bf16 => Self::Bf16(AlignedBuffer::zeroed(shape.elements())),
+            KvFormat::Int8 => Self::Int8(AlignedBuffer::zeroed(shape.elements())),
         }
     }
 }
@@ -72,6 +85,9 @@ pub struct KvLayer {
     shape: KvShape,
     pub(crate) keys: Bytes,
     pub(crate) values: Bytes,
+    /// `[block][kv_head][position]`, where the format has scales.
+    pub(crate) key_scales: AlignedBuffer<f32>,
+    pub(crate) value_scales: AlignedBuffer<f32>,
 }
 
 impl KvLayer {
@@ -85,7 +101,13 @@ impl KvLayer {
             "head width {} is not whole lanes",
             shape.head_dim
         );
-        Self { shape, keys: Bytes::zeroed(shape), values: Bytes::zeroed(shape) }
+        Self {
+            shape,
+            keys: Bytes::zeroed(shape),
+            values: Bytes::zeroed(shape),
+            key_scales: AlignedBuffer::zeroed(shape.scales()),
+            value_scales: AlignedBuffer::zeroed(shape.scales()),
+        }
     }
 
     /// Its shape.
@@ -96,6 +118,10 @@ impl KvLayer {
 
 /// An element of the cache.
 pub(crate) trait KvElement: Plain {
+    /// Whether elements are to be multiplied with their position's scale.
+    const IS_SCALED: bool = false;
+
+    /// The nearest element, ties to even.
     fn from_f32(value: f32) -> Self;
     fn to_f32(self) -> f32;
     fn load<L: Lanes>(values: &[Self; BLOCK_TOKENS]) -> L;
@@ -134,4 +160,31 @@ impl KvElement for u16 {
     fn load<L: Lanes>(values: &[Self; BLOCK_TOKENS]) -> L {
         L::load_bf16(values)
     }
+}
+
+/// The bits of a signed byte.
+impl KvElement for u8 {
+    const IS_SCALED: bool = true;
+
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        (value.round_ties_even() as i8).cast_unsigned()
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f32::from(self.cast_signed())
+    }
+
+    #[inline(always)]
+    fn load<L: Lanes>(values: &[Self; BLOCK_TOKENS]) -> L {
+        L::load_i8(values)
+    }
+}
+
+/// The scale of values of which none is further from 0 than `largest`, and the factor that makes them integers up to
+/// 127.
+#[inline(always)]
+pub(crate) fn scale(largest: f32) -> (f32, f32) {
+    (largest / 127.0, if largest > 0.0 { 127.0 / largest } else { 0.0 })
 }

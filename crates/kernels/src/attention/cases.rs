@@ -43,7 +43,14 @@ fn case(
             cache::Bytes::Bf16(bytes) => {
                 bytes.iter_mut().for_each(|byte| *byte = KvElement::from_f32(values.float()));
             }
+            cache::Bytes::Int8(bytes) => {
+                let mut integer = || KvElement::from_f32(values.float() * 127.0);
+                bytes.iter_mut().for_each(|byte| *byte = integer());
+            }
         }
+    }
+    for scales in [&mut cache.key_scales, &mut cache.value_scales] {
+        scales.iter_mut().for_each(|scale| *scale = (1.0 + values.float() / 2.0) / 127.0);
     }
     let queries = values.floats(row * (heads + 2) * head_dim).iter().map(|v| v * 3.0).collect();
     Case { cache, sequences, tables, queries, heads, head_dim }
@@ -76,8 +83,10 @@ const SEQUENCES: [(usize, usize); 6] = [(0, 1), (15, 1), (120, 13), (0, 37), (16
 
 #[test]
 fn rungs_agree_with_the_meaning() {
-    for format in [KvFormat::F32, KvFormat::Bf16] {
-        for (heads, kv_heads, head_dim) in [(9, 3, 64), (1, 1, 16), (4, 4, 80), (16, 1, 32)] {
+    for format in [KvFormat::F32, KvFormat::Bf16, KvFormat::Int8] {
+        for (heads, kv_heads, head_dim) in
+            [(9, 3, 64), (1, 1, 16), (4, 4, 80), (16, 1, 32), (14, 2, 64)]
+        {
             for window in [None, Some(1), Some(20)] {
                 let case = case(format, heads, kv_heads, head_dim, &SEQUENCES);
                 let mut want = None;
@@ -92,19 +101,21 @@ fn rungs_agree_with_the_meaning() {
 
 #[test]
 fn a_row_does_not_depend_on_its_company() {
-    let case = case(KvFormat::Bf16, 9, 3, 64, &SEQUENCES);
-    let width = case.heads * case.head_dim;
-    for cpu in cpus() {
-        let together = compute(&cpu, &case, &case.sequences, None);
-        for sequence in &case.sequences {
-            for row in sequence.rows.clone() {
-                let alone = Sequence {
-                    rows: row..row + 1,
-                    first_position: sequence.first_position + row - sequence.rows.start,
-                    blocks: sequence.blocks.clone(),
-                };
-                let alone = compute(&cpu, &case, &[alone], None);
-                assert_eq!(alone[row * width..], together[row * width..][..width]);
+    for (format, heads) in [(KvFormat::Bf16, 9), (KvFormat::Int8, 15)] {
+        let case = case(format, heads, 3, 64, &SEQUENCES);
+        let width = case.heads * case.head_dim;
+        for cpu in cpus() {
+            let together = compute(&cpu, &case, &case.sequences, None);
+            for sequence in &case.sequences {
+                for row in sequence.rows.clone() {
+                    let alone = Sequence {
+                        rows: row..row + 1,
+                        first_position: sequence.first_position + row - sequence.rows.start,
+                        blocks: sequence.blocks.clone(),
+                    };
+                    let alone = compute(&cpu, &case, &[alone], None);
+                    assert_eq!(alone[row * width..], together[row * width..][..width]);
+                }
             }
         }
     }

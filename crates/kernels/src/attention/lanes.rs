@@ -6,8 +6,8 @@ use super::{
 };
 use crate::lanes::{Dots, LANES, LaneKernel, Lanes};
 
-/// Queries taken together: their scores for sixteen positions fill twelve of the sixteen registers of AVX2.
-const QUERIES: usize = 6;
+/// Most queries that any instruction set takes together.
+const QUERIES_MAX: usize = 12;
 
 /// Below every score, yet finite: the difference of two such values is 0, not undefined.
 const LOWEST: f32 = -1e30;
@@ -49,32 +49,45 @@ impl LaneKernel for Part<'_> {
         match (&self.cache.keys, &self.cache.values) {
             (Bytes::F32(keys), Bytes::F32(values)) => work::<L, f32>(&self, keys, values),
             (Bytes::Bf16(keys), Bytes::Bf16(values)) => work::<L, u16>(&self, keys, values),
+            (Bytes::Int8(keys), Bytes::Int8(values)) => work::<L, u8>(&self, keys, values),
             _ => unreachable!("keys and values are stored alike"),
         }
     }
 }
 
+/// A few queries of a task.
+struct Group {
+    /// Those beyond `count` are the last of it again.
+    queries: [Query; QUERIES_MAX],
+    count: usize,
+    /// The number of the first in its task.
+    first: usize,
+}
+
 #[inline(always)]
-fn work<L: Lanes, E: KvElement>(part: &Part<'_>, keys: &[E], values: &[E]) {
+fn work<L: Lanes + Dots, E: KvElement>(part: &Part<'_>, keys: &[E], values: &[E]) {
     match &part.work {
         Work::Shares(shares) => {
             for share in *shares {
                 let mut queries = part.queries_of(part.all.task(share.task));
-                let mut at = 0;
+                let mut first = 0;
                 loop {
-                    let (group, count) = next_group(&mut queries);
+                    let group = next_group(&mut queries, first, L::QUERIES);
                     let tensors = (keys, values);
                     // No closure around these: one that is not inlined has none of the rung's instructions.
-                    match count {
-                        0 => break,
-                        1 => spans::<L, E, 1>(part, share, tensors, &group, at),
-                        2 => spans::<L, E, 2>(part, share, tensors, &group, at),
-                        3 => spans::<L, E, 3>(part, share, tensors, &group, at),
-                        4 => spans::<L, E, 4>(part, share, tensors, &group, at),
-                        5 => spans::<L, E, 5>(part, share, tensors, &group, at),
-                        _ => spans::<L, E, 6>(part, share, tensors, &group, at),
+                    macro_rules! some {
+                        ($($n:literal)*) => {
+                            match group.count {
+                                0 => break,
+                                $(..=$n if $n <= L::QUERIES => {
+                                    spans::<L, E, $n>(part, share, tensors, &group);
+                                })*
+                                _ => unreachable!("a group has at most as many queries"),
+                            }
+                        };
                     }
-                    at += count;
+                    some!(1 2 3 4 6 8 12);
+                    first += group.count;
                 }
             }
         }
@@ -95,28 +108,27 @@ fn work<L: Lanes, E: KvElement>(part: &Part<'_>, keys: &[E], values: &[E]) {
     }
 }
 
-/// The next few queries of a task, and how many there are.
-fn next_group(queries: &mut impl Iterator<Item = Query>) -> ([Query; QUERIES], usize) {
-    let mut group = [Query { row: 0, head: 0, start: 0, end: 0 }; QUERIES];
-    let mut count = 0;
-    for (place, query) in group.iter_mut().zip(queries) {
-        *place = query;
-        count += 1;
+/// The next queries of a task, at most `most`.
+fn next_group(queries: &mut impl Iterator<Item = Query>, first: usize, most: usize) -> Group {
+    let nobody = Query { row: 0, head: 0, start: 0, end: 0 };
+    let mut group = Group { queries: [nobody; QUERIES_MAX], count: 0, first };
+    for query in queries.take(most) {
+        group.queries[group.count..].fill(query);
+        group.count += 1;
     }
-    (group, count)
+    group
 }
 
-/// Some spans of a task, for `N` of its queries from number `at` on.
+/// Some spans of a task, for a group of its queries, of which there are at most `N`.
 #[inline(always)]
 fn spans<L: Lanes, E: KvElement, const N: usize>(
     part: &Part<'_>,
     share: &Share,
     (keys, values): (&[E], &[E]),
-    queries: &[Query; QUERIES],
-    at: usize,
+    group: &Group,
 ) {
     let KvShape { kv_heads, head_dim, .. } = part.cache.shape();
-    let queries: &[Query; N] = queries.first_chunk().expect("N is at most as many");
+    let queries: &[Query; N] = group.queries.first_chunk().expect("N is at most as many");
     let task = part.all.task(share.task);
     let table = part.all.block_table(task);
     // `[dimension][query]`, so that the queries of a step of a score lie side by side.
@@ -134,6 +146,9 @@ fn spans<L: Lanes, E: KvElement, const N: usize>(
         let page = (table[block] as usize * kv_heads + task.kv_head) * head_dim * BLOCK_TOKENS;
         page..page + head_dim * BLOCK_TOKENS
     };
+    let (key_scales, _) = part.cache.key_scales.as_chunks::<LANES>();
+    let (value_scales, _) = part.cache.value_scales.as_chunks::<LANES>();
+    let scales = |block: usize| table[block] as usize * kv_heads + task.kv_head;
     let keeps_spans = share.slot.is_some() && share.spans.start > 0;
     let mut states = [State::EMPTY; N];
     let mut now = states;
@@ -153,6 +168,12 @@ fn spans<L: Lanes, E: KvElement, const N: usize>(
                         *sum = key.fma(L::splat(*scaled), *sum);
                     }
                 }
+                if E::IS_SCALED {
+                    let scales = L::load(&key_scales[scales(block)]);
+                    for sum in &mut sums {
+                        *sum = sum.mul(scales);
+                    }
+                }
                 for (scores, sum) in scores.iter_mut().zip(sums) {
                     sum.store(&mut scores.as_chunks_mut::<BLOCK_TOKENS>().0[place]);
                 }
@@ -162,6 +183,15 @@ fn spans<L: Lanes, E: KvElement, const N: usize>(
                 let within = |position: usize| position.clamp(start, positions.end) - start;
                 let seen = within(query.start)..within(query.end);
                 weigh::<L>(&mut scores[..blocks.len() * BLOCK_TOKENS], seen, state);
+            }
+            if E::IS_SCALED {
+                for (place, block) in blocks.clone().enumerate() {
+                    let scales = L::load(&value_scales[scales(block)]);
+                    for scores in &mut scores {
+                        let weights = &mut scores.as_chunks_mut::<LANES>().0[place];
+                        L::load(weights).mul(scales).store(weights);
+                    }
+                }
             }
             let mut sums = [L::splat(0.0); N];
             for chunk in 0..head_dim / LANES {
@@ -186,21 +216,21 @@ fn spans<L: Lanes, E: KvElement, const N: usize>(
         } else {
             now.fill(State::EMPTY);
         }
-        for (index, (state, now)) in states.iter_mut().zip(&now).enumerate() {
+        for (index, (state, now)) in states.iter_mut().zip(&now).enumerate().take(group.count) {
             if keeps_spans {
                 let slot = share.slot.expect("checked above") + span - share.spans.start;
                 // SAFETY: each slot belongs to one span of one share.
-                *unsafe { part.slot(slot, at + index) } = *now;
+                *unsafe { part.slot(slot, group.first + index) } = *now;
             } else {
                 state.append::<L>(now, head_dim);
             }
         }
     }
-    for (index, (query, state)) in queries.iter().zip(&states).enumerate() {
+    for (index, (query, state)) in queries.iter().zip(&states).enumerate().take(group.count) {
         match share.slot {
             None => finish(part, query, state),
             // SAFETY: as above.
-            Some(slot) if !keeps_spans => *unsafe { part.slot(slot, at + index) } = *state,
+            Some(slot) if !keeps_spans => *unsafe { part.slot(slot, group.first + index) } = *state,
             Some(_) => {}
         }
     }

@@ -50,7 +50,14 @@ fn element(bytes: &Bytes, index: usize) -> f32 {
     match bytes {
         Bytes::F32(values) => values[index].to_f32(),
         Bytes::Bf16(values) => values[index].to_f32(),
+        Bytes::Int8(values) => values[index].to_f32(),
     }
+}
+
+/// The scale of a position; 1 where there are none.
+fn scale(scales: &[f32], page: usize, position: usize, head_dim: usize) -> f32 {
+    let index = page / head_dim + position % BLOCK_TOKENS;
+    if scales.is_empty() { 1.0 } else { scales[index] }
 }
 
 fn page(cache: &KvLayer, table: &[u32], kv_head: usize, position: usize) -> usize {
@@ -61,10 +68,13 @@ fn page(cache: &KvLayer, table: &[u32], kv_head: usize, position: usize) -> usiz
 
 fn key(cache: &KvLayer, table: &[u32], kv_head: usize, position: usize, dim: usize) -> f32 {
     let page = page(cache, table, kv_head, position);
-    element(&cache.keys, page + dim * BLOCK_TOKENS + position % BLOCK_TOKENS)
+    let scale = scale(&cache.key_scales, page, position, cache.shape().head_dim);
+    scale * element(&cache.keys, page + dim * BLOCK_TOKENS + position % BLOCK_TOKENS)
 }
 
 fn value(cache: &KvLayer, table: &[u32], kv_head: usize, position: usize, dim: usize) -> f32 {
     let page = page(cache, table, kv_head, position);
-    element(&cache.values, page + position % BLOCK_TOKENS * cache.shape().head_dim + dim)
+    let head_dim = cache.shape().head_dim;
+    let scale = scale(&cache.value_scales, page, position, head_dim);
+    scale * element(&cache.values, page + position % BLOCK_TOKENS * head_dim + dim)
 }

@@ -177,6 +177,7 @@ impl Dots for Avx512 {
 
     const HALVES_BYTES: bool = false;
     const ROWS: usize = 12;
+    const QUERIES: usize = 12;
 
     #[inline(always)]
     fn narrow_groups(_: usize) -> usize {

@@ -127,6 +127,8 @@ pub(crate) trait Dots: Lanes {
     const HALVES_BYTES: bool;
     /// Rows to multiply with a weight while it is in a register: as many as registers allow, a multiple of 4.
     const ROWS: usize;
+    /// Queries of attention to take together: the scores of each for sixteen positions are sums in registers.
+    const QUERIES: usize;
 
     /// How many groups of weights below `2^bits` narrow sums hold.
     fn narrow_groups(bits: usize) -> usize;

@@ -244,6 +244,7 @@ impl Dots for Neon {
 
     const HALVES_BYTES: bool = true;
     const ROWS: usize = 4;
+    const QUERIES: usize = 6;
 
     #[inline(always)]
     fn narrow_groups(_: usize) -> usize {

@@ -76,7 +76,7 @@ fn rungs_agree_exactly() {
         let before = values.floats(rows * stride);
         let angles = values.floats(rows * 2 * pairs);
         for style in [RopePairs::Halves, RopePairs::Neighbours] {
-            for format in [KvFormat::F32, KvFormat::Bf16] {
+            for format in [KvFormat::F32, KvFormat::Bf16, KvFormat::Int8] {
                 let results = cpus().into_iter().map(|cpu| {
                     let mut qkv = before.clone();
                     let mut cache = KvLayer::new(KvShape { blocks: 3, kv_heads, head_dim, format });
@@ -90,7 +90,9 @@ fn rungs_agree_exactly() {
                         cache: &mut cache,
                     };
                     rope_store(&cpu, args);
-                    (cpu.isa, bits(&qkv), [bytes(&cache.keys), bytes(&cache.values)])
+                    let stored = [bytes(&cache.keys), bytes(&cache.values)];
+                    let scales = [bits(&cache.key_scales), bits(&cache.value_scales)];
+                    (cpu.isa, bits(&qkv), (stored, scales))
                 });
                 let results: Vec<_> = results.collect();
                 let (_, want_qkv, want_cache) = &results[0];
@@ -111,5 +113,54 @@ fn bytes(bytes: &Bytes) -> Vec<u32> {
     match bytes {
         Bytes::F32(values) => bits(values),
         Bytes::Bf16(values) => values.iter().map(|&value| u32::from(value)).collect(),
+        Bytes::Int8(values) => values.iter().map(|&value| u32::from(value)).collect(),
+    }
+}
+
+/// Every head of every position comes back to within half a step of its own scale.
+#[test]
+fn int8_keys_and_values_are_integers_of_their_scales() {
+    let (kv_heads, head_dim, pairs) = (2, 32, 16);
+    let stride = 3 * kv_heads * head_dim;
+    let places = [5, 16, 47];
+    for cpu in cpus() {
+        let mut qkv = Values::new(3).floats(places.len() * stride);
+        // A head of nothing but zeros, and one much larger than the others.
+        qkv[2 * kv_heads * head_dim..][..head_dim].fill(0.0);
+        qkv[stride + 2 * kv_heads * head_dim..][..head_dim].iter_mut().for_each(|v| *v *= 1000.0);
+        let shape = KvShape { blocks: 3, kv_heads, head_dim, format: KvFormat::Int8 };
+        let mut cache = KvLayer::new(shape);
+        let angles = [vec![1.0; pairs], vec![0.0; pairs]].concat().repeat(places.len());
+        let args = RopeStore {
+            qkv: &mut qkv,
+            heads: kv_heads,
+            angles: &angles,
+            pairs,
+            style: RopePairs::Halves,
+            places: &places,
+            cache: &mut cache,
+        };
+        rope_store(&cpu, args);
+        let (Bytes::Int8(keys), Bytes::Int8(values)) = (&cache.keys, &cache.values) else {
+            panic!("stored as asked");
+        };
+        for (row, place) in places.map(|place| place as usize).into_iter().enumerate() {
+            for head in 0..kv_heads {
+                let (block, offset) = (place / 16 * kv_heads + head, place % 16);
+                let scales = (
+                    cache.key_scales[block * 16 + offset],
+                    cache.value_scales[block * 16 + offset],
+                );
+                for dim in 0..head_dim {
+                    let want =
+                        |kind: usize| qkv[row * stride + (kind * kv_heads + head) * head_dim + dim];
+                    let key = f32::from(keys[(block * head_dim + dim) * 16 + offset].cast_signed());
+                    let value =
+                        f32::from(values[(block * 16 + offset) * head_dim + dim].cast_signed());
+                    assert!((key * scales.0 - want(1)).abs() <= scales.0 * 0.5001);
+                    assert!((value * scales.1 - want(2)).abs() <= scales.1 * 0.5001);
+                }
+            }
+        }
     }
 }

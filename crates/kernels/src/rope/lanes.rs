@@ -2,7 +2,7 @@
 
 use super::{Part, RopePairs};
 use crate::{
-    attention::{HEAD_DIM_MAX, KvElement, KvShape},
+    attention::{HEAD_DIM_MAX, KvElement, KvShape, scale},
     lanes::{LANES, LaneKernel, Lanes},
 };
 
@@ -26,6 +26,17 @@ impl LaneElement for u16 {
     }
 }
 
+/// The bits of a signed byte.
+impl LaneElement for u8 {
+    #[inline(always)]
+    fn store<L: Lanes>(values: L, stored: &mut [Self; LANES]) {
+        let (groups, _) = stored.as_chunks_mut::<4>();
+        for (group, four) in groups.iter_mut().zip(values.round().to_i8_groups()) {
+            *group = four.to_le_bytes();
+        }
+    }
+}
+
 impl<E: LaneElement> LaneKernel for Part<'_, E> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
@@ -40,22 +51,40 @@ impl<E: LaneElement> LaneKernel for Part<'_, E> {
             let keys = &turned[self.heads * head_dim..];
             for kv_head in 0..kv_heads {
                 let (keys, _) = keys[kv_head * head_dim..][..head_dim].as_chunks::<LANES>();
+                let (values, _) = plain[kv_head * head_dim..][..head_dim].as_chunks::<LANES>();
+                let (mut key_factor, mut value_factor) = (1.0, 1.0);
+                if E::IS_SCALED {
+                    let (key_scale, value_scale);
+                    (key_scale, key_factor) = scale(largest::<L>(keys));
+                    (value_scale, value_factor) = scale(largest::<L>(values));
+                    // SAFETY: a row of this part, and these elements have scales.
+                    unsafe { self.store_scales(row, kv_head, [key_scale, value_scale]) };
+                }
+                let (key_factor, value_factor) = (L::splat(key_factor), L::splat(value_factor));
                 for (index, key) in keys.iter().enumerate() {
                     let mut stored = [E::from_f32(0.0); LANES];
-                    E::store(L::load(key), &mut stored);
+                    E::store(L::load(key).mul(key_factor), &mut stored);
                     // SAFETY: a row of this part.
                     unsafe { self.store_key(row, kv_head, index * LANES, &stored) };
                 }
-                let (values, _) = plain[kv_head * head_dim..][..head_dim].as_chunks::<LANES>();
                 // SAFETY: a row of this part, each head once.
                 let stored = unsafe { self.value(row, kv_head) };
                 let (stored, _) = stored.as_chunks_mut::<LANES>();
                 for (value, stored) in values.iter().zip(stored) {
-                    E::store(L::load(value), stored);
+                    E::store(L::load(value).mul(value_factor), stored);
                 }
             }
         }
     }
+}
+
+#[inline(always)]
+fn largest<L: Lanes>(chunks: &[[f32; LANES]]) -> f32 {
+    let mut largest = L::splat(0.0);
+    for values in chunks {
+        largest = largest.max(L::load(values).abs());
+    }
+    largest.largest()
 }
 
 #[inline(always)]

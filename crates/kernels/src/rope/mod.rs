@@ -86,6 +86,7 @@ pub fn rope_store(cpu: &Cpu, args: RopeStore<'_>) {
     match format {
         KvFormat::F32 => run::<f32>(cpu, args),
         KvFormat::Bf16 => run::<u16>(cpu, args),
+        KvFormat::Int8 => run::<u8>(cpu, args),
     }
 }
 
@@ -107,11 +108,13 @@ where
         "rope_store: place outside of the cache"
     );
     let qkv = DisjointSlice::new(qkv);
-    let (keys, values) = cache.slices();
+    let ([keys, values], [key_scales, value_scales]) = cache.slices();
     let (keys, values) = (DisjointSlice::new(keys), DisjointSlice::new(values));
+    let scales = [DisjointSlice::new(key_scales), DisjointSlice::new(value_scales)];
     cpu.pool.spread(rows, 1, stride / 4, &|rows| {
-        let (qkv, keys, values) = (&qkv, &keys, &values);
-        let part = Part { qkv, heads, angles, pairs, style, places, shape, keys, values, rows };
+        let (qkv, keys, values, scales) = (&qkv, &keys, &values, &scales);
+        let part =
+            Part { qkv, heads, angles, pairs, style, places, shape, keys, values, scales, rows };
         match cpu.isa.rung() {
             Rung::Scalar => scalar::run(part),
             _ => launch(cpu.isa, part),
@@ -129,6 +132,8 @@ pub(crate) struct Part<'a, E> {
     shape: KvShape,
     keys: &'a DisjointSlice<'a, E>,
     values: &'a DisjointSlice<'a, E>,
+    /// Of keys and of values.
+    scales: &'a [DisjointSlice<'a, f32>; 2],
     rows: Range<usize>,
 }
 
@@ -177,6 +182,19 @@ impl<E: Copy> Part<'_, E> {
         unsafe { self.values.part(start..start + self.shape.head_dim) }
     }
 
+    /// Stores the scales of a row's key and value.
+    ///
+    /// # Safety
+    /// The row is one of this part's, and the cache has scales.
+    unsafe fn store_scales(&self, row: usize, kv_head: usize, values: [f32; 2]) {
+        let (page, offset) = self.place(row, kv_head);
+        let index = page / self.shape.head_dim + offset;
+        for (scales, value) in self.scales.iter().zip(values) {
+            // SAFETY: workers have different rows, and no two rows share a place.
+            unsafe { scales.part(index..index + 1)[0] = value };
+        }
+    }
+
     /// Where the block of a row's place begins in the cache, for a head, and which of the block's positions it is.
     fn place(&self, row: usize, kv_head: usize) -> (usize, usize) {
         let KvShape { kv_heads, head_dim, .. } = self.shape;
@@ -188,21 +206,24 @@ impl<E: Copy> Part<'_, E> {
 
 /// The cache as slices of its element type.
 trait KvSlices<E: Plain> {
-    fn slices(&mut self) -> (&mut [E], &mut [E]);
+    /// Keys and values, and the scales of both.
+    fn slices(&mut self) -> ([&mut [E]; 2], [&mut [f32]; 2]);
 }
 
 macro_rules! kv_slices {
     ($element:ty, $format:ident) => {
         impl KvSlices<$element> for KvLayer {
-            fn slices(&mut self) -> (&mut [$element], &mut [$element]) {
+            fn slices(&mut self) -> ([&mut [$element]; 2], [&mut [f32]; 2]) {
                 use crate::attention::Bytes::$format;
-                match (&mut self.keys, &mut self.values) {
-                    ($format(keys), $format(values)) => (keys, values),
+                let elements: [&mut [$element]; 2] = match (&mut self.keys, &mut self.values) {
+                    ($format(keys), $format(values)) => [keys, values],
                     _ => unreachable!("the caller matched the format"),
-                }
+                };
+                (elements, [&mut self.key_scales, &mut self.value_scales])
             }
         }
     };
 }
 kv_slices!(f32, F32);
 kv_slices!(u16, Bf16);
+kv_slices!(u8, Int8);

@@ -1,7 +1,7 @@
 //! The meaning: one pair at a time.
 
 use super::{Part, RopePairs};
-use crate::attention::{KvElement, KvShape};
+use crate::attention::{KvElement, KvShape, scale};
 
 pub(super) fn run<E: KvElement>(part: Part<'_, E>) {
     let KvShape { kv_heads, head_dim, .. } = part.shape;
@@ -15,17 +15,29 @@ pub(super) fn run<E: KvElement>(part: Part<'_, E>) {
         for kv_head in 0..kv_heads {
             let key = &turned[(part.heads + kv_head) * head_dim..][..head_dim];
             let value = &plain[kv_head * head_dim..][..head_dim];
+            let (mut key_factor, mut value_factor) = (1.0, 1.0);
+            if E::IS_SCALED {
+                let (key_scale, value_scale);
+                (key_scale, key_factor) = scale(largest(key));
+                (value_scale, value_factor) = scale(largest(value));
+                // SAFETY: a row of this part, and these elements have scales.
+                unsafe { part.store_scales(row, kv_head, [key_scale, value_scale]) };
+            }
             for (dim, &key) in key.iter().enumerate() {
                 // SAFETY: a row of this part.
-                unsafe { part.store_key(row, kv_head, dim, &[E::from_f32(key)]) };
+                unsafe { part.store_key(row, kv_head, dim, &[E::from_f32(key * key_factor)]) };
             }
             // SAFETY: a row of this part, each head once.
             let stored = unsafe { part.value(row, kv_head) };
             for (stored, value) in stored.iter_mut().zip(value) {
-                *stored = E::from_f32(*value);
+                *stored = E::from_f32(*value * value_factor);
             }
         }
     }
+}
+
+fn largest(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |largest, value| largest.max(value.abs()))
 }
 
 fn turn(head: &mut [f32], cosines: &[f32], sines: &[f32], style: RopePairs) {

@@ -39,8 +39,13 @@ impl MemoryPlan {
                 problem: "it is more than the model was made for",
             });
         }
-        let block_bytes =
-            (spec.kv_values_per_token() * BLOCK_TOKENS * options.kv_format.bytes()) as u64;
+        let block = KvShape {
+            blocks: 1,
+            kv_heads: spec.kv_heads,
+            head_dim: spec.head_dim,
+            format: options.kv_format,
+        };
+        let block_bytes = (block.bytes() * spec.layers) as u64;
         let budget_bytes = options.kv_budget.bytes();
         // More blocks than all slots can fill would never be used.
         let useful =
@@ -51,12 +56,7 @@ impl MemoryPlan {
             return Err(Error::KvBudget { budget_bytes, block_bytes, block_tokens });
         }
         Ok(Self {
-            kv: KvShape {
-                blocks: blocks as usize,
-                kv_heads: spec.kv_heads,
-                head_dim: spec.head_dim,
-                format: options.kv_format,
-            },
+            kv: KvShape { blocks: blocks as usize, ..block },
             context_max,
             position_rows: options.step_tokens_max as usize,
             output_rows: OUTPUT_ROWS_MAX.min(options.slots_max as usize),

@@ -108,3 +108,15 @@ fn the_fast_path_stays_near_the_reference() {
         });
     }
 }
+
+#[test]
+fn keys_and_values_of_8_bits_cost_little() {
+    check(&Tolerance {
+        compute: Compute::Native,
+        kv_format: KvFormat::Int8,
+        rung: Rung::HIGHEST,
+        top10: None,
+        nll: 0.02,
+        margin: 0.5,
+    });
+}

@@ -11,8 +11,8 @@ use golden::{
     load, runner, smollm2_file,
     tiny::{self, FloatFormat, hugging_face, quantized_gguf},
 };
-use kernels::attention::{BLOCK_TOKENS, KvFormat};
-use models::{Compute, Model};
+use kernels::attention::{KvFormat, KvShape};
+use models::{Compute, DecoderSpec, Model};
 use runner::{CpuRunner, KvBudget, RunnerOptions};
 use telemetry::EngineMetrics;
 use types::{DataType, Executor, Fault, RequestEvent, SamplingParams, TokenId, Usage};
@@ -34,8 +34,11 @@ impl Subject {
             .map(|&rung| {
                 let cpu = cpu(rung);
                 let model = load(weights, &cpu, compute);
-                let kv_format =
-                    if compute == Compute::F32 { KvFormat::F32 } else { KvFormat::Bf16 };
+                let kv_format = match compute {
+                    Compute::F32 => KvFormat::F32,
+                    Compute::Native if name.starts_with("mistral") => KvFormat::Int8,
+                    Compute::Native => KvFormat::Bf16,
+                };
                 Self { name: format!("{name}, {compute:?}, {rung}"), cpu, model, kv_format }
             })
             .collect()
@@ -151,7 +154,9 @@ fn through_the_engine(
     blocks: usize,
 ) -> (Vec<Generated>, Vec<Usage>) {
     let Subject { cpu, model, kv_format, .. } = subject;
-    let block_bytes = model.spec.kv_values_per_token() * BLOCK_TOKENS * kv_format.bytes();
+    let &DecoderSpec { layers, kv_heads, head_dim, .. } = &model.spec;
+    let block_bytes =
+        layers * KvShape { blocks: 1, kv_heads, head_dim, format: *kv_format }.bytes();
     let options = RunnerOptions {
         step_tokens_max: 96,
         slots_max: 32,

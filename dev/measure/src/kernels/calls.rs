@@ -15,8 +15,8 @@ use kernels::{
 use crate::{random::Random, shape::Heads};
 
 /// Formats of keys and values with their names.
-pub(super) const KV_FORMATS: [(&str, KvFormat); 2] =
-    [("f32", KvFormat::F32), ("bf16", KvFormat::Bf16)];
+pub(super) const KV_FORMATS: [(&str, KvFormat); 3] =
+    [("f32", KvFormat::F32), ("bf16", KvFormat::Bf16), ("int8", KvFormat::Int8)];
 
 /// What a matrix multiplies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
