@@ -216,9 +216,11 @@ impl Lowering<'_, '_> {
 
     /// A buffer as input of products with `matrices`; its quantized twin is shared by all products that read it.
     fn activation(&mut self, floats: FloatBufferId, matrices: &[MatrixId]) -> Activation {
-        let quantized = matrices.iter().any(|matrix| {
+        let is_quantized = |matrix: &MatrixId| {
             matches!(self.program.matrices[matrix.0].weights.layout(), Layout::Quantized(_))
-        });
+        };
+        let reads_floats = !matrices.iter().all(is_quantized);
+        let quantized = matrices.iter().any(is_quantized);
         let FloatBuffer { width, rows, .. } = self.program.float_buffers[floats.0];
         let quantized = quantized.then(|| {
             let buffers = &mut self.program.quantized_buffers;
@@ -228,7 +230,7 @@ impl Lowering<'_, '_> {
                 buffers.len() - 1
             }))
         });
-        Activation { floats, quantized }
+        Activation { floats, reads_floats, quantized }
     }
 
     fn matrix(&mut self, part: Part, layer: usize, shape: [usize; 2]) -> Result<MatrixId, Error> {

@@ -63,11 +63,13 @@ pub struct Matrix {
     pub weights: PackedMatrix,
 }
 
-/// Values that a matrix product reads: as floats, and quantized if a matrix of its wants that.
+/// Values that matrix products read: as floats where a matrix is dense, quantized where one is quantized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Activation {
     /// The floats.
     pub floats: FloatBufferId,
+    /// Whether a product reads the floats, so that they must be written.
+    pub reads_floats: bool,
     /// The same quantized.
     pub quantized: Option<QuantizedBufferId>,
 }

@@ -124,7 +124,13 @@ pub(crate) trait KvElement: Plain {
     /// The nearest element, ties to even.
     fn from_f32(value: f32) -> Self;
     fn to_f32(self) -> f32;
+    /// Reads elements into lanes in an order of its own; `ordered` puts them right.
     fn load<L: Lanes>(values: &[Self; BLOCK_TOKENS]) -> L;
+
+    #[inline(always)]
+    fn ordered<L: Lanes>(lanes: L) -> L {
+        lanes
+    }
 }
 
 impl KvElement for f32 {
@@ -158,7 +164,12 @@ impl KvElement for u16 {
 
     #[inline(always)]
     fn load<L: Lanes>(values: &[Self; BLOCK_TOKENS]) -> L {
-        L::load_bf16(values)
+        L::load_bf16_shuffled(values)
+    }
+
+    #[inline(always)]
+    fn ordered<L: Lanes>(lanes: L) -> L {
+        lanes.ordered()
     }
 }
 

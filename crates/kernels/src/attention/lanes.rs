@@ -28,8 +28,8 @@ impl State {
     #[inline(always)]
     fn append<L: Lanes>(&mut self, later: &Self, head_dim: usize) {
         let largest = self.largest.max(later.largest);
-        let before = L::splat(self.largest - largest).exp();
-        let now = L::splat(later.largest - largest).exp();
+        let before = L::splat(self.largest - largest).exp_to_88();
+        let now = L::splat(later.largest - largest).exp_to_88();
         self.largest = largest;
         let mut totals = [0.0; LANES];
         let total = L::splat(later.total).mul(now);
@@ -168,6 +168,9 @@ fn spans<L: Lanes, E: KvElement, const N: usize>(
                         *sum = key.fma(L::splat(*scaled), *sum);
                     }
                 }
+                for sum in &mut sums {
+                    *sum = E::ordered(*sum);
+                }
                 if E::IS_SCALED {
                     let scales = L::load(&key_scales[scales(block)]);
                     for sum in &mut sums {
@@ -201,16 +204,17 @@ fn spans<L: Lanes, E: KvElement, const N: usize>(
                     let values = values[chunk..].iter().step_by(head_dim / LANES);
                     // Positions past the end hold whatever a former sequence left there: they are not read.
                     let rows = BLOCK_TOKENS.min(count - place * BLOCK_TOKENS);
-                    for (offset, value) in values.take(rows).enumerate() {
+                    // Offsets that the compiler knows to lie within a block.
+                    for (value, offset) in values.zip(0..BLOCK_TOKENS).take(rows) {
                         let value = E::load::<L>(value);
                         for (sum, scores) in sums.iter_mut().zip(&scores) {
-                            let weight = scores[place * BLOCK_TOKENS + offset];
-                            *sum = value.fma(L::splat(weight), *sum);
+                            let weights = &scores.as_chunks::<BLOCK_TOKENS>().0[place];
+                            *sum = value.fma(L::splat(weights[offset]), *sum);
                         }
                     }
                 }
                 for (state, sum) in now.iter_mut().zip(sums) {
-                    sum.store(&mut state.sums.as_chunks_mut::<LANES>().0[chunk]);
+                    E::ordered(sum).store(&mut state.sums.as_chunks_mut::<LANES>().0[chunk]);
                 }
             }
         } else {
@@ -249,7 +253,7 @@ fn weigh<L: Lanes>(scores: &mut [f32], seen: std::ops::Range<usize>, state: &mut
     state.largest = largest.largest();
     let (largest, mut total) = (L::splat(state.largest), L::splat(0.0));
     for scores in chunks {
-        let weights = L::load(scores).sub(largest).exp();
+        let weights = L::load(scores).sub(largest).exp_to_88();
         total = total.add(weights);
         weights.store(scores);
     }

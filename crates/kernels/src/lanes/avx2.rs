@@ -58,6 +58,30 @@ impl Lanes for Avx2 {
         Self(half(0), half(8))
     }
 
+    /// Values at even places, then those at odd ones: a shift and a mask of pairs, and no shuffle.
+    #[inline(always)]
+    fn load_bf16_shuffled(values: &[u16; LANES]) -> Self {
+        intrinsic!({
+            let pairs = _mm256_loadu_si256(values.as_ptr().cast());
+            let even = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs));
+            let odd = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32.cast_signed()));
+            Self(even, _mm256_castsi256_ps(odd))
+        })
+    }
+
+    #[inline(always)]
+    fn ordered(self) -> Self {
+        intrinsic!({
+            // In each half of both registers: two neighbours of the lower quarter, two of the upper one.
+            let (low, high) =
+                (_mm256_unpacklo_ps(self.0, self.1), _mm256_unpackhi_ps(self.0, self.1));
+            Self(
+                _mm256_permute2f128_ps::<0x20>(low, high),
+                _mm256_permute2f128_ps::<0x31>(low, high),
+            )
+        })
+    }
+
     #[inline(always)]
     fn load_f16(values: &[u16; LANES]) -> Self {
         let half = |offset: usize| {

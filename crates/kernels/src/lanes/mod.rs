@@ -21,6 +21,16 @@ pub(crate) trait Lanes: Copy {
     fn load(values: &[f32; LANES]) -> Self;
     /// Reads bfloat16 values.
     fn load_bf16(values: &[u16; LANES]) -> Self;
+    /// Reads bfloat16 values into lanes in an order of its own, whichever is quickest; `ordered` puts them right.
+    #[inline(always)]
+    fn load_bf16_shuffled(values: &[u16; LANES]) -> Self {
+        Self::load_bf16(values)
+    }
+    /// The lanes in their order, of lanes in that of `load_bf16_shuffled`.
+    #[inline(always)]
+    fn ordered(self) -> Self {
+        self
+    }
     /// Reads IEEE half-precision values.
     fn load_f16(values: &[u16; LANES]) -> Self;
     /// Reads signed bytes.
@@ -56,13 +66,18 @@ pub(crate) trait Lanes: Copy {
     /// e to the power of each lane, within 2 units in the last place; 0 below about -87, and exactly 1 at 0.
     #[inline(always)]
     fn exp(self) -> Self {
-        const LOWEST: f32 = -87.0;
         const HIGHEST: f32 = 88.0;
-        let lowest = Self::splat(LOWEST);
-        let bounded = self.max(lowest);
         // min(a, b) = -max(-a, -b)
         let zero = Self::splat(0.0);
-        let bounded = zero.sub(zero.sub(bounded).max(Self::splat(-HIGHEST)));
+        zero.sub(zero.sub(self).max(Self::splat(-HIGHEST))).exp_to_88()
+    }
+
+    /// The same for lanes of which none is above 88.
+    #[inline(always)]
+    fn exp_to_88(self) -> Self {
+        const LOWEST: f32 = -87.0;
+        let lowest = Self::splat(LOWEST);
+        let bounded = self.max(lowest);
         // x = n ln 2 + r with |r| <= ln 2 / 2; ln 2 in two parts keeps r exact (Cody and Waite).
         let n = bounded.mul(Self::splat(std::f32::consts::LOG2_E)).round();
         let r = n.fma(Self::splat(-0.693_359_4), bounded);
@@ -244,6 +259,8 @@ mod tests {
                 let bits = half::bf16::from_f32(input);
                 L::load_bf16(&[bits.to_bits(); LANES]).store(&mut out);
                 check("bf16", input, out[15], bits.to_f32(), 0.0);
+                L::splat(input.min(88.0)).exp_to_88().store(&mut out);
+                check("exp_to_88", input, out[2], want, 3e-7);
                 let bits = half::f16::from_f32(input);
                 L::load_f16(&[bits.to_bits(); LANES]).store(&mut out);
                 check("f16", input, out[15], bits.to_f32(), 0.0);
@@ -286,6 +303,12 @@ mod tests {
             );
             let not_a_number = L::splat(f32::NAN).at_least(L::splat(f32::NEG_INFINITY));
             check("at_least", f32::NAN, f32::from(not_a_number), 0.0, 0.0);
+            L::load_bf16_shuffled(&ramp.map(|value| half::bf16::from_f32(value).to_bits()))
+                .ordered()
+                .store(&mut out);
+            for (got, want) in out.into_iter().zip(ramp) {
+                check("load_bf16_shuffled", want, got, want, 0.0);
+            }
             L::load(&ramp).swap_neighbours().store(&mut out);
             check("swap_neighbours", ramp[8], out[8], ramp[9], 0.0);
             check("swap_neighbours", ramp[15], out[15], ramp[14], 0.0);

@@ -335,11 +335,36 @@ fn store_block(
                 .copy_from_slice(&f16::from_f32(number).to_le_bytes());
         }
     }
-    let lines = &mut panel[quanta];
-    for (input, &quantum) in unpacked.quanta.iter().enumerate() {
-        debug_assert!(u32::from(quantum) < 1 << layout.bits, "quantum {quantum} out of range");
-        for Bits { byte, shift, from, count } in places_of(layout, output, input) {
-            lines[byte] |= (quantum >> from & mask(count)) << shift;
+    store_quanta(layout.bits, &mut panel[quanta], output, &unpacked.quanta);
+}
+
+/// Stores the quanta of an output, four at a time: where [`places_of`] says of each.
+fn store_quanta(bits: usize, lines: &mut [u8], output: usize, quanta: &[u8; BLOCK]) {
+    debug_assert!(quanta.iter().all(|&quantum| u32::from(quantum) < 1 << bits), "{quanta:?}");
+    let mut groups = [0_u32; BLOCK / 4];
+    for (group, four) in groups.iter_mut().zip(quanta.as_chunks::<4>().0) {
+        *group = u32::from_le_bytes(*four);
+    }
+    // Bits of each of four quanta, moved to the lowest ones of their byte.
+    let some =
+        |group: usize, from: usize, mask: u8| groups[group] >> from & u32::from_le_bytes([mask; 4]);
+    let mut store = |line: usize, four: u32| {
+        lines[line * LINE + 4 * output..][..4].copy_from_slice(&four.to_le_bytes());
+    };
+    if bits == 8 {
+        groups.into_iter().enumerate().for_each(|(group, four)| store(group, four));
+        return;
+    }
+    for line in 0..4 {
+        store(line, some(line, 0, 0xf) | some(line + 4, 0, 0xf) << 4);
+    }
+    if bits == 5 {
+        store(4, (0..8).fold(0, |line, group| line | some(group, 4, 1) << ((4 + group) % 8)));
+    }
+    if bits == 6 {
+        for half in 0..2 {
+            let two = |line, index| line | some(4 * half + index, 4, 3) << (2 * index);
+            store(4 + half, (0..4).fold(0, two));
         }
     }
 }

@@ -1,27 +1,62 @@
 //! Half a block at a time.
 
 use super::{BLOCK, Q8Block, SUM_BLOCK};
-use crate::lanes::Lanes;
+use crate::lanes::{LANES, Lanes};
 
-/// Quantizes a row into its place, `row` of four, in each block.
-#[inline(always)]
-pub(crate) fn quantize_row<L: Lanes>(input: &[f32], quad: &mut [Q8Block], row: usize) {
-    let (blocks, _) = input.as_chunks::<BLOCK>();
-    for (values, block) in blocks.iter().zip(quad) {
-        let (halves, _) = values.as_chunks::<SUM_BLOCK>();
-        let (low, high) = (L::load(&halves[0]), L::load(&halves[1]));
-        let largest = low.abs().max(high.abs()).largest();
-        let scale = largest / 127.0;
-        let inverse = L::splat(if largest > 0.0 { 127.0 / largest } else { 0.0 });
-        let low = low.mul(inverse).round();
-        let high = high.mul(inverse).round();
-        let (low_values, high_values) = block.values[row].split_at_mut(SUM_BLOCK / 4);
-        low_values.copy_from_slice(&low.to_i8_groups());
-        high_values.copy_from_slice(&high.to_i8_groups());
-        // Integers below 2^24 add up exactly in floats.
-        let (low_sum, high_sum) = (low.sum(), high.sum());
-        block.scales[row] = scale;
-        block.sums[row] = [low_sum as i32, high_sum as i32];
-        block.scaled_sums[row] = scale * (low_sum + high_sum);
+/// A row whose values are made where they are written.
+pub(crate) trait RowValues<L: Lanes> {
+    /// Sixteen values from `first` on, or as many as there are.
+    fn lanes(&self, first: usize) -> L;
+}
+
+/// Floats as they are.
+impl<L: Lanes> RowValues<L> for &[f32] {
+    #[inline(always)]
+    fn lanes(&self, first: usize) -> L {
+        L::load_some(&self[first..self.len().min(first + LANES)])
     }
 }
+
+/// Writes a row as floats, as integers into its place of four in each block, or both.
+#[inline(always)]
+pub(crate) fn write_row<L: Lanes>(
+    values: impl RowValues<L>,
+    mut floats: Option<&mut [f32]>,
+    quantized: Option<(&mut [Q8Block], usize)>,
+) {
+    if let Some((quad, row)) = quantized {
+        for (index, block) in quad.iter_mut().enumerate() {
+            let first = index * BLOCK;
+            let (low, high) = (values.lanes(first), values.lanes(first + SUM_BLOCK));
+            if let Some(floats) = &mut floats {
+                low.store_some(&mut floats[first..first + SUM_BLOCK]);
+                high.store_some(&mut floats[first + SUM_BLOCK..first + BLOCK]);
+            }
+            quantize_block(low, high, block, row);
+        }
+    } else if let Some(floats) = floats {
+        for (index, target) in floats.chunks_mut(LANES).enumerate() {
+            values.lanes(index * LANES).store_some(target);
+        }
+    }
+}
+
+#[inline(always)]
+fn quantize_block<L: Lanes>(low: L, high: L, block: &mut Q8Block, row: usize) {
+    let largest = low.abs().max(high.abs()).largest();
+    let scale = largest / 127.0;
+    let inverse = L::splat(if largest > 0.0 { 127.0 / largest } else { 0.0 });
+    let low = low.mul(inverse).round();
+    let high = high.mul(inverse).round();
+    let (low_values, high_values) = block.values[row].split_at_mut(SUM_BLOCK / 4);
+    low_values.copy_from_slice(&low.to_i8_groups());
+    high_values.copy_from_slice(&high.to_i8_groups());
+    // Integers below 2^24 add up exactly in floats.
+    let (low_sum, high_sum) = (low.sum(), high.sum());
+    block.scales[row] = scale;
+    block.sums[row] = [low_sum as i32, high_sum as i32];
+    block.scaled_sums[row] = scale * (low_sum + high_sum);
+}
+
+/// Half a block is a vector.
+const _: () = assert!(SUM_BLOCK == LANES);

@@ -11,8 +11,8 @@ mod scalar;
 #[cfg(test)]
 mod cases;
 
-pub(crate) use lanes::quantize_row as quantize_row_lanes;
-pub(crate) use scalar::{integer, quantize_row as quantize_row_scalar};
+pub(crate) use lanes::{RowValues, write_row};
+pub(crate) use scalar::{integer, write_row as write_row_scalar};
 
 use std::ops::Range;
 
@@ -126,7 +126,8 @@ pub fn quantize(cpu: &Cpu, input: &[f32], rows: usize, output: &mut Q8Rows) {
             for row in rows {
                 // SAFETY: workers have different quads.
                 let quad = unsafe { writer.quad_of(row) };
-                quantize_row_scalar(&input[row * width..][..width], quad, row % QUAD);
+                let input = &input[row * width..][..width];
+                write_row_scalar(input, None, Some((quad, row % QUAD)));
             }
         }
         _ => launch(cpu.isa, Rows { input, writer: &writer, rows, width }),
@@ -146,11 +147,8 @@ impl LaneKernel for Rows<'_> {
         for row in self.rows {
             // SAFETY: workers have different quads.
             let quad = unsafe { self.writer.quad_of(row) };
-            quantize_row_lanes::<L>(
-                &self.input[row * self.width..][..self.width],
-                quad,
-                row % QUAD,
-            );
+            let input = &self.input[row * self.width..][..self.width];
+            write_row::<L>(input, None, Some((quad, row % QUAD)));
         }
     }
 }

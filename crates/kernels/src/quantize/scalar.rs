@@ -2,7 +2,7 @@
 
 use super::{BLOCK, GROUP, Q8Block, SUM_BLOCK};
 
-pub(crate) fn quantize_row(input: &[f32], quad: &mut [Q8Block], row: usize) {
+fn quantize_row(input: &[f32], quad: &mut [Q8Block], row: usize) {
     for (values, block) in input.chunks_exact(BLOCK).zip(quad) {
         let largest = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
         let scale = largest / 127.0;
@@ -18,6 +18,20 @@ pub(crate) fn quantize_row(input: &[f32], quad: &mut [Q8Block], row: usize) {
         block.scales[row] = scale;
         block.sums[row] = [sum(0), sum(1)];
         block.scaled_sums[row] = scale * (sum(0) + sum(1)) as f32;
+    }
+}
+
+/// Writes a row as floats, as integers into its place of four in each block, or both.
+pub(crate) fn write_row(
+    values: &[f32],
+    floats: Option<&mut [f32]>,
+    quantized: Option<(&mut [Q8Block], usize)>,
+) {
+    if let Some(floats) = floats {
+        floats.copy_from_slice(values);
+    }
+    if let Some((quad, row)) = quantized {
+        quantize_row(values, quad, row);
     }
 }
 

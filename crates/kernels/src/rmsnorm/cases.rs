@@ -23,7 +23,7 @@ fn rungs_agree_with_the_meaning() {
                         rows,
                         weight: &weight,
                         epsilon: 1e-5,
-                        output: &mut output,
+                        output: Some(&mut output),
                         quantized: quantized.as_mut(),
                     },
                 );

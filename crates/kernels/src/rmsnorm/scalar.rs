@@ -1,20 +1,15 @@
 //! The meaning: one value at a time, the sum in double precision.
 
 use super::Part;
-use crate::quantize::{QUAD, quantize_row_scalar};
+use crate::quantize::write_row_scalar;
 
 pub(super) fn run(part: Part<'_>) {
-    let width = part.weight.len();
-    for row in part.rows {
-        let range = row * width..(row + 1) * width;
-        // SAFETY: workers have different rows.
-        let output = unsafe { part.output.part(range.clone()) };
-        output.copy_from_slice(&part.input[range]);
-        normalise_in_place(output, part.weight, part.epsilon);
-        if let Some(quantized) = part.quantized {
-            // SAFETY: workers have different quads.
-            quantize_row_scalar(output, unsafe { quantized.quad_of(row) }, row % QUAD);
-        }
+    for row in part.rows.clone() {
+        let mut normed = part.row(row).to_vec();
+        normalise_in_place(&mut normed, part.weight, part.epsilon);
+        // SAFETY: workers have different quads, and each row is written once.
+        let (floats, quantized) = unsafe { part.targets(row) };
+        write_row_scalar(&normed, floats, quantized);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Rungs against the formula, over widths around the lane count.
 
 use super::*;
+use crate::quantize::quantize;
 use crate::testing::{Values, assert_close, cpus};
 
 #[test]
@@ -22,13 +23,34 @@ fn rungs_agree_with_the_formula() {
                     gate_up: &gate_up,
                     rows,
                     width,
-                    output: &mut output,
+                    output: Some(&mut output),
                     quantized: None,
                 };
                 silu_mul(&cpu, args);
                 let (got, guard) = output.split_at(rows * width);
                 assert_close(got, &want, 1e-6, "silu_mul");
                 assert!(guard.iter().all(|&guard| guard == 9.0));
+            }
+        }
+    }
+}
+
+#[test]
+fn quantized_alone_is_what_the_floats_become() {
+    let (rows, width) = (5, 96);
+    let gate_up = Values::new(6).floats(rows * 2 * width);
+    for cpu in cpus() {
+        let mut floats = vec![0.0; rows * width];
+        let gate_up = &gate_up[..];
+        let output = Some(&mut floats[..]);
+        silu_mul(&cpu, SiluMul { gate_up, rows, width, output, quantized: None });
+        let (mut got, mut want) = (Q8Rows::new(rows, width), Q8Rows::new(rows, width));
+        quantize(&cpu, &floats, rows, &mut want);
+        let quantized = Some(&mut got);
+        silu_mul(&cpu, SiluMul { gate_up, rows, width, output: None, quantized });
+        for quad in 0..rows.div_ceil(QUAD) {
+            for (got, want) in got.quad(quad).iter().zip(want.quad(quad)) {
+                assert_eq!((got.values, got.scales), (want.values, want.scales));
             }
         }
     }

@@ -2,29 +2,32 @@
 
 use super::Part;
 use crate::{
-    lanes::{Dots, LANES, LaneKernel, Lanes},
-    quantize::{QUAD, quantize_row_lanes},
+    lanes::{Dots, LaneKernel, Lanes},
+    quantize::{RowValues, write_row},
 };
 
 impl LaneKernel for Part<'_> {
     #[inline(always)]
     fn run<L: Lanes + Dots>(self) {
-        let width = self.width;
-        let (zero, one) = (L::splat(0.0), L::splat(1.0));
-        for row in self.rows {
-            let (gate, up) = self.gate_up[row * 2 * width..][..2 * width].split_at(width);
-            // SAFETY: workers have different rows.
-            let output = unsafe { self.output.part(row * width..(row + 1) * width) };
-            let chunks = gate.chunks(LANES).zip(up.chunks(LANES)).zip(output.chunks_mut(LANES));
-            for ((gate, up), output) in chunks {
-                let gate = L::load_some(gate);
-                let silu = gate.div(one.add(zero.sub(gate).exp()));
-                silu.mul(L::load_some(up)).store_some(output);
-            }
-            if let Some(quantized) = self.quantized {
-                // SAFETY: workers have different quads.
-                quantize_row_lanes::<L>(output, unsafe { quantized.quad_of(row) }, row % QUAD);
-            }
+        for row in self.rows.clone() {
+            let (gate, up) = self.row(row);
+            // SAFETY: workers have different quads, and each row is written once.
+            let (floats, quantized) = unsafe { self.targets(row) };
+            write_row::<L>(Gated { gate, up }, floats, quantized);
         }
+    }
+}
+
+struct Gated<'a> {
+    gate: &'a [f32],
+    up: &'a [f32],
+}
+
+impl<L: Lanes> RowValues<L> for Gated<'_> {
+    #[inline(always)]
+    fn lanes(&self, first: usize) -> L {
+        let (gate, up): (L, L) = (self.gate.lanes(first), self.up.lanes(first));
+        let (zero, one) = (L::splat(0.0), L::splat(1.0));
+        gate.div(one.add(zero.sub(gate).exp())).mul(up)
     }
 }

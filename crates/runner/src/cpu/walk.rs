@@ -102,7 +102,8 @@ impl Walker {
                 let [input, floats] = two(&mut self.floats, *input, output.floats);
                 let quantized = quantized(&mut self.quantized, *output);
                 let weight = &program.vectors[weight.0];
-                rms_norm(cpu, RmsNorm { input, rows, weight, epsilon, output: floats, quantized });
+                let output = output.reads_floats.then_some(&mut floats[..]);
+                rms_norm(cpu, RmsNorm { input, rows, weight, epsilon, output, quantized });
             }
             Op::Linear { input, segments, output, accumulate } => {
                 self.linear(step, *input, segments, *output, (rows, *accumulate));
@@ -152,7 +153,8 @@ impl Walker {
                 let width = spec.feed_forward;
                 let [gate_up, floats] = two(&mut self.floats, *gate_up, output.floats);
                 let quantized = quantized(&mut self.quantized, *output);
-                silu_mul(cpu, SiluMul { gate_up, rows, width, output: floats, quantized });
+                let output = output.reads_floats.then_some(&mut floats[..]);
+                silu_mul(cpu, SiluMul { gate_up, rows, width, output, quantized });
             }
             Op::Select { input, output } => {
                 let width = program.float_buffers[input.0].width;

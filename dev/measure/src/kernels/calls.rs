@@ -83,16 +83,16 @@ impl Rows {
         quantize(cpu, &self.floats, rows, &mut self.quantized);
     }
 
-    /// Normalises `input` into these rows.
+    /// Normalises `input` into these rows, quantized.
     pub(super) fn rms_norm(&mut self, cpu: &Cpu, rows: usize, input: &[f32], weight: &[f32]) {
-        let (output, quantized) = (&mut self.floats[..], Some(&mut self.quantized));
-        rms_norm(cpu, RmsNorm { input, rows, weight, epsilon: 1e-5, output, quantized });
+        let quantized = Some(&mut self.quantized);
+        rms_norm(cpu, RmsNorm { input, rows, weight, epsilon: 1e-5, output: None, quantized });
     }
 
-    /// Gates `gate_up` into these rows.
+    /// Gates `gate_up` into these rows, quantized.
     pub(super) fn silu_mul(&mut self, cpu: &Cpu, rows: usize, gate_up: &[f32]) {
-        let (output, quantized) = (&mut self.floats[..], Some(&mut self.quantized));
-        silu_mul(cpu, SiluMul { gate_up, rows, width: self.width, output, quantized });
+        let quantized = Some(&mut self.quantized);
+        silu_mul(cpu, SiluMul { gate_up, rows, width: self.width, output: None, quantized });
     }
 }
 

@@ -9,8 +9,8 @@ use crate::random::Random;
 
 const ROWS: [usize; 3] = [1, 32, 512];
 
-/// Bytes of a value as a float and quantized.
-const BOTH: usize = 5;
+/// Bytes of a value as a float.
+const FLOAT: usize = 4;
 
 pub(super) fn run(bench: &Bench) {
     let cpu = &*bench.cpu;
@@ -23,21 +23,25 @@ pub(super) fn run(bench: &Bench) {
             let input = Random::new(0, "input").floats(rows * 2 * feed_forward.max(width));
             if bench.wants(&line("rmsnorm")) {
                 let mut output = Rows::new(cpu, rows, width);
-                bench.measure(&line("rmsnorm"), size(rows * width * (4 + BOTH)), || {
+                bench.measure(&line("rmsnorm"), size(rows * width * (FLOAT + 1)), || {
                     output.rms_norm(cpu, rows, &input, &weight);
                 });
             }
             if bench.wants(&line("quantize")) {
                 let mut output = Rows::new(cpu, rows, width);
-                bench.measure(&line("quantize"), size(rows * width * BOTH), || {
+                bench.measure(&line("quantize"), size(rows * width * (FLOAT + 1)), || {
                     output.quantize(cpu, rows);
                 });
             }
             if bench.wants(&line("silu_mul")) {
                 let mut output = Rows::new(cpu, rows, feed_forward);
-                bench.measure(&line("silu_mul"), size(rows * feed_forward * (8 + BOTH)), || {
-                    output.silu_mul(cpu, rows, &input);
-                });
+                bench.measure(
+                    &line("silu_mul"),
+                    size(rows * feed_forward * (2 * FLOAT + 1)),
+                    || {
+                        output.silu_mul(cpu, rows, &input);
+                    },
+                );
             }
             for (format_name, format) in KV_FORMATS {
                 let line = line(&format!("rope_store {format_name}"));
