@@ -28,7 +28,7 @@ const TEXT: &str = include_str!("text.txt");
 /// As many rows of logits are computed together as there are slots.
 const SLOTS: usize = 8;
 const KV_FORMATS: [(&str, KvFormat); 3] =
-    [("bf16", KvFormat::Bf16), ("int8", KvFormat::Int8), ("f32", KvFormat::F32)];
+    [("f32", KvFormat::F32), ("bf16", KvFormat::Bf16), ("int8", KvFormat::Int8)];
 
 /// A text before a model.
 struct Examination {
@@ -51,7 +51,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<()> {
     let threads = cpu.pool.threads();
     let table = Table::start(&columns);
     let mut examination = Examination { path, tokens, threads, table, reference: None };
-    if let Err(error) = examination.examine(Compute::F32, cpu.isa.rung(), &KV_FORMATS[1..]) {
+    if let Err(error) = examination.examine(Compute::F32, cpu.isa.rung(), &KV_FORMATS) {
         println!("no reference: {error:#}");
     }
     let is_named = matches.contains_id("rung");
@@ -88,7 +88,7 @@ impl Examination {
         for &(kv_name, kv_format) in kv_formats {
             let begun = Instant::now();
             let perplexity = self.perplexity(&cpu, &model, kv_format)?;
-            if compute == Compute::F32 {
+            if compute == Compute::F32 && kv_format == KvFormat::F32 {
                 self.reference = Some(perplexity);
             }
             let name = if compute == Compute::F32 { "f32" } else { "native" };

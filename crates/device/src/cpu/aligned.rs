@@ -74,8 +74,9 @@ impl<T: Plain> AlignedBuffer<T> {
         Self { pointer, len, memory: Memory::Allocated(base, layout) }
     }
 
-    /// The same for memory that is read over and over from end to end, such as weights: in huge pages where the system
-    /// has them, so that a step does not wait for the translation of addresses. All of it is taken sooner or later.
+    /// The same for memory that every step goes through, such as weights and activations: in huge pages where the
+    /// system has them, so that a step does not wait for the translation of addresses, and parts of a buffer do not
+    /// fall into the same places of a cache by chance. All of it is taken sooner or later.
     pub fn zeroed_in_huge_pages(len: usize) -> Self {
         /// Bytes of a chunk, unless a single buffer needs more.
         const CHUNK_BYTES: usize = 32 << 20;

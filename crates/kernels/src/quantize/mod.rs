@@ -61,7 +61,8 @@ impl Q8Rows {
     /// If `width` is not a multiple of 32.
     pub fn new(rows: usize, width: usize) -> Self {
         assert!(width.is_multiple_of(BLOCK), "a quantized row has whole blocks, got width {width}");
-        Self { width, blocks: AlignedBuffer::zeroed(rows.div_ceil(QUAD) * width / BLOCK) }
+        let blocks = rows.div_ceil(QUAD) * width / BLOCK;
+        Self { width, blocks: AlignedBuffer::zeroed_in_huge_pages(blocks) }
     }
 
     /// Values in a row.

@@ -41,7 +41,8 @@ impl Walker {
         let floats = program
             .float_buffers
             .iter()
-            .map(|buffer| AlignedBuffer::zeroed(memory.rows(buffer.rows) * buffer.width));
+            .map(|buffer| memory.rows(buffer.rows) * buffer.width)
+            .map(AlignedBuffer::zeroed_in_huge_pages);
         let quantized = program
             .quantized_buffers
             .iter()
