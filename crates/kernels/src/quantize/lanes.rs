@@ -1,6 +1,6 @@
 //! Half a block at a time.
 
-use super::{BLOCK, Q8Block, SUM_BLOCK};
+use super::{BLOCK, Q8Block, RowTarget, SUM_BLOCK};
 use crate::lanes::{LANES, Lanes};
 
 /// A row whose values are made where they are written.
@@ -17,13 +17,10 @@ impl<L: Lanes> RowValues<L> for &[f32] {
     }
 }
 
-/// Writes a row as floats, as integers into its place of four in each block, or both.
+/// Writes a row.
 #[inline(always)]
-pub(crate) fn write_row<L: Lanes>(
-    values: impl RowValues<L>,
-    mut floats: Option<&mut [f32]>,
-    quantized: Option<(&mut [Q8Block], usize)>,
-) {
+pub(crate) fn write_row<L: Lanes>(values: impl RowValues<L>, target: RowTarget<'_>) {
+    let RowTarget { mut floats, quantized } = target;
     if let Some((quad, row)) = quantized {
         for (index, block) in quad.iter_mut().enumerate() {
             let first = index * BLOCK;

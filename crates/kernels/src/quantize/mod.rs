@@ -7,12 +7,14 @@
 
 mod lanes;
 mod scalar;
+mod targets;
 
 #[cfg(test)]
 mod cases;
 
 pub(crate) use lanes::{RowValues, write_row};
 pub(crate) use scalar::{integer, write_row as write_row_scalar};
+pub(crate) use targets::{RowTarget, RowTargets};
 
 use std::ops::Range;
 
@@ -86,7 +88,7 @@ impl Q8Rows {
         &self.blocks[quad * blocks..][..blocks]
     }
 
-    pub(crate) fn writer(&mut self) -> Q8Writer<'_> {
+    fn writer(&mut self) -> Q8Writer<'_> {
         Q8Writer {
             blocks_per_row: self.width / BLOCK,
             blocks: DisjointSlice::new(&mut self.blocks),
@@ -95,7 +97,7 @@ impl Q8Rows {
 }
 
 /// Hands quads out to the threads that fill them.
-pub(crate) struct Q8Writer<'a> {
+struct Q8Writer<'a> {
     blocks_per_row: usize,
     blocks: DisjointSlice<'a, Q8Block>,
 }
@@ -106,7 +108,7 @@ impl Q8Writer<'_> {
     /// # Safety
     /// No other thread may use a row of the same quad.
     #[expect(clippy::mut_from_ref, reason = "this is the purpose; the condition is stated")]
-    pub(crate) unsafe fn quad_of(&self, row: usize) -> &mut [Q8Block] {
+    unsafe fn quad_of(&self, row: usize) -> &mut [Q8Block] {
         let first = row / QUAD * self.blocks_per_row;
         // SAFETY: parts of different quads do not overlap, and the caller keeps threads to different quads.
         unsafe { self.blocks.part(first..first + self.blocks_per_row) }
@@ -120,24 +122,21 @@ impl Q8Writer<'_> {
 pub fn quantize(cpu: &Cpu, input: &[f32], rows: usize, output: &mut Q8Rows) {
     let width = output.width();
     assert!(input.len() >= rows * width, "quantize: input too short");
-    assert!(output.rows() >= rows, "quantize: output too short");
-    let writer = output.writer();
+    let targets = RowTargets::new("quantize", [rows, width], None, Some(output));
     cpu.pool.spread(rows, QUAD, width / 8, &|rows| match cpu.isa.rung() {
         Rung::Scalar => {
             for row in rows {
-                // SAFETY: workers have different quads.
-                let quad = unsafe { writer.quad_of(row) };
-                let input = &input[row * width..][..width];
-                write_row_scalar(input, None, Some((quad, row % QUAD)));
+                // SAFETY: workers have different quads, and each row is written once.
+                write_row_scalar(&input[row * width..][..width], unsafe { targets.row(row) });
             }
         }
-        _ => launch(cpu.isa, Rows { input, writer: &writer, rows, width }),
+        _ => launch(cpu.isa, Rows { input, targets: &targets, rows, width }),
     });
 }
 
 struct Rows<'a> {
     input: &'a [f32],
-    writer: &'a Q8Writer<'a>,
+    targets: &'a RowTargets<'a>,
     rows: Range<usize>,
     width: usize,
 }
@@ -146,10 +145,9 @@ impl LaneKernel for Rows<'_> {
     #[inline(always)]
     fn run<L: Lanes + Dots>(self) {
         for row in self.rows {
-            // SAFETY: workers have different quads.
-            let quad = unsafe { self.writer.quad_of(row) };
             let input = &self.input[row * self.width..][..self.width];
-            write_row::<L>(input, None, Some((quad, row % QUAD)));
+            // SAFETY: workers have different quads, and each row is written once.
+            write_row::<L>(input, unsafe { self.targets.row(row) });
         }
     }
 }

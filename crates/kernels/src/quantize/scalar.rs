@@ -1,6 +1,6 @@
 //! The meaning: one value at a time.
 
-use super::{BLOCK, GROUP, Q8Block, SUM_BLOCK};
+use super::{BLOCK, GROUP, Q8Block, RowTarget, SUM_BLOCK};
 
 fn quantize_row(input: &[f32], quad: &mut [Q8Block], row: usize) {
     for (values, block) in input.chunks_exact(BLOCK).zip(quad) {
@@ -21,16 +21,12 @@ fn quantize_row(input: &[f32], quad: &mut [Q8Block], row: usize) {
     }
 }
 
-/// Writes a row as floats, as integers into its place of four in each block, or both.
-pub(crate) fn write_row(
-    values: &[f32],
-    floats: Option<&mut [f32]>,
-    quantized: Option<(&mut [Q8Block], usize)>,
-) {
-    if let Some(floats) = floats {
+/// Writes a row.
+pub(crate) fn write_row(values: &[f32], target: RowTarget<'_>) {
+    if let Some(floats) = target.floats {
         floats.copy_from_slice(values);
     }
-    if let Some((quad, row)) = quantized {
+    if let Some((quad, row)) = target.quantized {
         quantize_row(values, quad, row);
     }
 }

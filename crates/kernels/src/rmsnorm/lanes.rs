@@ -12,10 +12,9 @@ impl LaneKernel for Part<'_> {
         for row in self.rows.clone() {
             let input = self.row(row);
             let factor = factor::<L>(input, self.epsilon);
-            // SAFETY: workers have different quads, and each row is written once.
-            let (floats, quantized) = unsafe { self.targets(row) };
             let normed = Normed { input, weight: self.weight, factor };
-            write_row::<L>(normed, floats, quantized);
+            // SAFETY: workers have different quads, and each row is written once.
+            write_row::<L>(normed, unsafe { self.targets.row(row) });
         }
     }
 }

@@ -10,7 +10,7 @@ use device::cpu::{Cpu, DisjointSlice, Rung};
 
 use crate::{
     lanes::launch,
-    quantize::{Q8Block, Q8Rows, Q8Writer, QUAD},
+    quantize::{Q8Rows, QUAD, RowTargets},
 };
 
 /// Arguments of [`rms_norm`].
@@ -33,29 +33,13 @@ pub(crate) struct Part<'a> {
     pub(crate) input: &'a [f32],
     pub(crate) weight: &'a [f32],
     pub(crate) epsilon: f32,
-    pub(crate) output: Option<&'a DisjointSlice<'a, f32>>,
-    pub(crate) quantized: Option<&'a Q8Writer<'a>>,
+    pub(crate) targets: &'a RowTargets<'a>,
     pub(crate) rows: std::ops::Range<usize>,
 }
 
 impl Part<'_> {
     fn row(&self, row: usize) -> &[f32] {
         &self.input[row * self.weight.len()..][..self.weight.len()]
-    }
-
-    /// Where a row goes.
-    ///
-    /// # Safety
-    /// The row is one of this part's, and its targets are not in use already.
-    unsafe fn targets(&self, row: usize) -> (Option<&mut [f32]>, Option<(&mut [Q8Block], usize)>) {
-        let range = row * self.weight.len()..(row + 1) * self.weight.len();
-        // SAFETY: workers have different quads of rows.
-        unsafe {
-            (
-                self.output.map(|output| output.part(range)),
-                self.quantized.map(|quantized| (quantized.quad_of(row), row % QUAD)),
-            )
-        }
     }
 }
 
@@ -67,21 +51,9 @@ pub fn rms_norm(cpu: &Cpu, args: RmsNorm<'_>) {
     let RmsNorm { input, rows, weight, epsilon, output, quantized } = args;
     let width = weight.len();
     assert!(input.len() >= rows * width, "rms_norm: input too short");
-    assert!(
-        output.as_ref().is_none_or(|output| output.len() >= rows * width),
-        "rms_norm: output too short"
-    );
-    if let Some(quantized) = &quantized {
-        assert!(
-            quantized.width() == width && quantized.rows() >= rows,
-            "rms_norm: quantized shape"
-        );
-    }
-    let output = output.map(DisjointSlice::new);
-    let quantized = quantized.map(Q8Rows::writer);
+    let targets = &RowTargets::new("rms_norm", [rows, width], output, quantized);
     cpu.pool.spread(rows, QUAD, width / 4, &|rows| {
-        let (output, quantized) = (output.as_ref(), quantized.as_ref());
-        let part = Part { input, weight, epsilon, output, quantized, rows };
+        let part = Part { input, weight, epsilon, targets, rows };
         match cpu.isa.rung() {
             Rung::Scalar => scalar::run(part),
             _ => launch(cpu.isa, part),

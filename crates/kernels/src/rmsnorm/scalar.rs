@@ -8,8 +8,7 @@ pub(super) fn run(part: Part<'_>) {
         let mut normed = part.row(row).to_vec();
         normalise_in_place(&mut normed, part.weight, part.epsilon);
         // SAFETY: workers have different quads, and each row is written once.
-        let (floats, quantized) = unsafe { part.targets(row) };
-        write_row_scalar(&normed, floats, quantized);
+        write_row_scalar(&normed, unsafe { part.targets.row(row) });
     }
 }
 

@@ -12,8 +12,7 @@ impl LaneKernel for Part<'_> {
         for row in self.rows.clone() {
             let (gate, up) = self.row(row);
             // SAFETY: workers have different quads, and each row is written once.
-            let (floats, quantized) = unsafe { self.targets(row) };
-            write_row::<L>(Gated { gate, up }, floats, quantized);
+            write_row::<L>(Gated { gate, up }, unsafe { self.targets.row(row) });
         }
     }
 }

@@ -6,11 +6,11 @@ mod scalar;
 #[cfg(test)]
 mod cases;
 
-use device::cpu::{Cpu, DisjointSlice, Rung};
+use device::cpu::{Cpu, Rung};
 
 use crate::{
     lanes::launch,
-    quantize::{Q8Block, Q8Rows, Q8Writer, QUAD},
+    quantize::{Q8Rows, QUAD, RowTargets},
 };
 
 /// Arguments of [`silu_mul`].
@@ -30,8 +30,7 @@ pub struct SiluMul<'a> {
 pub(crate) struct Part<'a> {
     pub(crate) gate_up: &'a [f32],
     pub(crate) width: usize,
-    pub(crate) output: Option<&'a DisjointSlice<'a, f32>>,
-    pub(crate) quantized: Option<&'a Q8Writer<'a>>,
+    pub(crate) targets: &'a RowTargets<'a>,
     pub(crate) rows: std::ops::Range<usize>,
 }
 
@@ -39,21 +38,6 @@ impl Part<'_> {
     /// Gate and factor of a row.
     fn row(&self, row: usize) -> (&[f32], &[f32]) {
         self.gate_up[row * 2 * self.width..][..2 * self.width].split_at(self.width)
-    }
-
-    /// Where a row goes.
-    ///
-    /// # Safety
-    /// The row is one of this part's, and its targets are not in use already.
-    unsafe fn targets(&self, row: usize) -> (Option<&mut [f32]>, Option<(&mut [Q8Block], usize)>) {
-        let range = row * self.width..(row + 1) * self.width;
-        // SAFETY: workers have different quads of rows.
-        unsafe {
-            (
-                self.output.map(|output| output.part(range)),
-                self.quantized.map(|quantized| (quantized.quad_of(row), row % QUAD)),
-            )
-        }
     }
 }
 
@@ -64,21 +48,9 @@ impl Part<'_> {
 pub fn silu_mul(cpu: &Cpu, args: SiluMul<'_>) {
     let SiluMul { gate_up, rows, width, output, quantized } = args;
     assert!(gate_up.len() >= rows * 2 * width, "silu_mul: input too short");
-    assert!(
-        output.as_ref().is_none_or(|output| output.len() >= rows * width),
-        "silu_mul: output too short"
-    );
-    if let Some(quantized) = &quantized {
-        assert!(
-            quantized.width() == width && quantized.rows() >= rows,
-            "silu_mul: quantized shape"
-        );
-    }
-    let output = output.map(DisjointSlice::new);
-    let quantized = quantized.map(Q8Rows::writer);
+    let targets = &RowTargets::new("silu_mul", [rows, width], output, quantized);
     cpu.pool.spread(rows, QUAD, width, &|rows| {
-        let (output, quantized) = (output.as_ref(), quantized.as_ref());
-        let part = Part { gate_up, width, output, quantized, rows };
+        let part = Part { gate_up, width, targets, rows };
         match cpu.isa.rung() {
             Rung::Scalar => scalar::run(part),
             _ => launch(cpu.isa, part),

@@ -9,7 +9,6 @@ pub(super) fn run(part: Part<'_>) {
         let pairs = gate.iter().zip(up);
         let gated: Vec<f32> = pairs.map(|(&gate, &up)| gate / (1.0 + (-gate).exp()) * up).collect();
         // SAFETY: workers have different quads, and each row is written once.
-        let (floats, quantized) = unsafe { part.targets(row) };
-        write_row_scalar(&gated, floats, quantized);
+        write_row_scalar(&gated, unsafe { part.targets.row(row) });
     }
 }
