@@ -15,6 +15,9 @@ use device::cpu::{Isa, Rung};
 /// How many lanes there are.
 pub(crate) const LANES: usize = 16;
 
+/// Below this `exp` is 0.
+const EXP_LOWEST: f32 = -87.0;
+
 /// Sixteen floats. Every method must be inlined into a function compiled for the rung.
 pub(crate) trait Lanes: Copy {
     fn splat(value: f32) -> Self;
@@ -63,31 +66,37 @@ pub(crate) trait Lanes: Copy {
     /// Largest of all lanes.
     fn largest(self) -> f32;
 
-    /// e to the power of each lane, within 2 units in the last place; 0 below about -87, and exactly 1 at 0.
+    /// e to the power of each lane, within 2 units in the last place; 0 below about -87 and for NaN, exactly 1 at 0.
     #[inline(always)]
     fn exp(self) -> Self {
         const HIGHEST: f32 = 88.0;
-        // min(a, b) = -max(-a, -b)
+        // A number first, then min(a, b) = -max(-a, -b).
         let zero = Self::splat(0.0);
-        zero.sub(zero.sub(self).max(Self::splat(-HIGHEST))).exp_to_88()
+        let bounded = zero.sub(self.max(Self::splat(EXP_LOWEST)));
+        let bounded = zero.sub(bounded.max(Self::splat(-HIGHEST)));
+        bounded.exp_bounded().keep_where_at_least(self, Self::splat(EXP_LOWEST))
     }
 
     /// The same for lanes of which none is above 88.
     #[inline(always)]
     fn exp_to_88(self) -> Self {
-        const LOWEST: f32 = -87.0;
-        let lowest = Self::splat(LOWEST);
-        let bounded = self.max(lowest);
+        let lowest = Self::splat(EXP_LOWEST);
+        self.max(lowest).exp_bounded().keep_where_at_least(self, lowest)
+    }
+
+    /// The same for lanes of -87 to 88.
+    #[inline(always)]
+    fn exp_bounded(self) -> Self {
         // x = n ln 2 + r with |r| <= ln 2 / 2; ln 2 in two parts keeps r exact (Cody and Waite).
-        let n = bounded.mul(Self::splat(std::f32::consts::LOG2_E)).round();
-        let r = n.fma(Self::splat(-0.693_359_4), bounded);
+        let n = self.mul(Self::splat(std::f32::consts::LOG2_E)).round();
+        let r = n.fma(Self::splat(-0.693_359_4), self);
         let r = n.fma(Self::splat(2.121_944_4e-4), r);
         // The Taylor series to the seventh power leaves less than 1e-8 on this range.
         let mut p = Self::splat(1.0 / 5040.0);
         for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
             p = p.fma(r, Self::splat(coefficient));
         }
-        p.mul(n.exp2_integer()).keep_where_at_least(self, lowest)
+        p.mul(n.exp2_integer())
     }
 
     /// Reads half-precision values from their bytes.
@@ -269,6 +278,10 @@ mod tests {
             check("exp", f32::NEG_INFINITY, out[0], 0.0, 0.0);
             L::splat(0.0).exp().store(&mut out);
             check("exp", 0.0, out[0], 1.0, 0.0);
+            L::splat(f32::NAN).exp().store(&mut out);
+            check("exp", f32::NAN, out[0], 0.0, 0.0);
+            L::splat(f32::NAN).exp_to_88().store(&mut out);
+            check("exp_to_88", f32::NAN, out[0], 0.0, 0.0);
             let ramp: [f32; LANES] = std::array::from_fn(|lane| lane as f32 - 7.0);
             check("sum", 0.0, L::load(&ramp).sum(), 8.0, 0.0);
             check("largest", 0.0, L::load(&ramp).largest(), 8.0, 0.0);
