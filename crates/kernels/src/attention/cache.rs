@@ -192,10 +192,3 @@ impl KvElement for u8 {
         L::load_i8(values)
     }
 }
-
-/// The scale of values of which none is further from 0 than `largest`, and the factor that makes them integers up to
-/// 127.
-#[inline(always)]
-pub(crate) fn scale(largest: f32) -> (f32, f32) {
-    (largest / 127.0, if largest > 0.0 { 127.0 / largest } else { 0.0 })
-}

@@ -15,7 +15,7 @@ mod tasks;
 mod cases;
 
 pub use cache::{BLOCK_TOKENS, KvFormat, KvLayer, KvShape};
-pub(crate) use cache::{Bytes, KvElement, scale};
+pub(crate) use cache::{Bytes, KvElement};
 pub use tasks::{AttentionTasks, Sequence};
 
 use device::cpu::{Cpu, DisjointSlice, Rung, partition};

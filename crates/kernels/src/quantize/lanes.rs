@@ -1,6 +1,6 @@
 //! Half a block at a time.
 
-use super::{BLOCK, Q8Block, RowTarget, SUM_BLOCK};
+use super::{BLOCK, Q8Block, RowTarget, SUM_BLOCK, scale};
 use crate::lanes::{LANES, Lanes};
 
 /// A row whose values are made where they are written.
@@ -40,9 +40,8 @@ pub(crate) fn write_row<L: Lanes>(values: impl RowValues<L>, target: RowTarget<'
 
 #[inline(always)]
 fn quantize_block<L: Lanes>(low: L, high: L, block: &mut Q8Block, row: usize) {
-    let largest = low.abs().max(high.abs()).largest();
-    let scale = largest / 127.0;
-    let inverse = L::splat(if largest > 0.0 { 127.0 / largest } else { 0.0 });
+    let (scale, inverse) = scale(low.abs().max(high.abs()).largest());
+    let inverse = L::splat(inverse);
     let low = low.mul(inverse).round();
     let high = high.mul(inverse).round();
     let (low_values, high_values) = block.values[row].split_at_mut(SUM_BLOCK / 4);

@@ -151,3 +151,10 @@ impl LaneKernel for Rows<'_> {
         }
     }
 }
+
+/// The scale of values of which none is further from 0 than `largest`, and the factor that makes them integers up to
+/// 127.
+#[inline(always)]
+pub(crate) fn scale(largest: f32) -> (f32, f32) {
+    (largest / 127.0, if largest > 0.0 { 127.0 / largest } else { 0.0 })
+}

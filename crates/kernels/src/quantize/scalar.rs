@@ -1,12 +1,11 @@
 //! The meaning: one value at a time.
 
-use super::{BLOCK, GROUP, Q8Block, RowTarget, SUM_BLOCK};
+use super::{BLOCK, GROUP, Q8Block, RowTarget, SUM_BLOCK, scale};
 
 fn quantize_row(input: &[f32], quad: &mut [Q8Block], row: usize) {
     for (values, block) in input.chunks_exact(BLOCK).zip(quad) {
         let largest = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
-        let scale = largest / 127.0;
-        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+        let (scale, inverse) = scale(largest);
         let integer = |index: usize| (values[index] * inverse).round_ties_even() as i8;
         for (group, target) in block.values[row].iter_mut().enumerate() {
             let bytes = std::array::from_fn(|index| integer(group * GROUP + index).cast_unsigned());

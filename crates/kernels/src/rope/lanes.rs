@@ -2,8 +2,9 @@
 
 use super::{Part, RopePairs};
 use crate::{
-    attention::{HEAD_DIM_MAX, KvElement, KvShape, scale},
+    attention::{HEAD_DIM_MAX, KvElement, KvShape},
     lanes::{LANES, LaneKernel, Lanes},
+    quantize::scale,
 };
 
 /// An element of the cache that lanes are stored as.

@@ -1,7 +1,10 @@
 //! The meaning: one pair at a time.
 
 use super::{Part, RopePairs};
-use crate::attention::{KvElement, KvShape, scale};
+use crate::{
+    attention::{KvElement, KvShape},
+    quantize::scale,
+};
 
 pub(super) fn run<E: KvElement>(part: Part<'_, E>) {
     let KvShape { kv_heads, head_dim, .. } = part.shape;
