@@ -8,22 +8,18 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use chat::ChatTemplate;
-use device::cpu::{Cpu, Rung};
 use engine::{Engine, EngineSettings, SchedulerSettings};
 use front::{SamplingDefaults, ServedModel};
-use kernels::attention::KvFormat;
-use models::{Compute, LoadOptions, Model};
-use runner::{CpuRunner, KvBudget, RunnerOptions};
 use telemetry::Metrics;
 use tokenizer::{TokenKind, Tokenizer, Vocabulary};
-use types::{Executor, Fault};
 use weights::{
     Source, Weights,
     resolve::{HubSettings, Resolved, Resolver},
 };
 
 use crate::{
-    progress::{Download, bytes_bar},
+    backend::{Backend, Device},
+    progress::Download,
     settings::Settings,
 };
 
@@ -45,7 +41,7 @@ pub(crate) fn resolver(settings: &Settings) -> Result<Resolver> {
     Ok(Resolver::new(cache_dir(settings)?, hub))
 }
 
-fn cache_dir(settings: &Settings) -> Result<PathBuf> {
+pub(crate) fn cache_dir(settings: &Settings) -> Result<PathBuf> {
     if let Some(dir) = settings.text("model.cache_dir") {
         return Ok(dir.into());
     }
@@ -70,49 +66,45 @@ pub(crate) fn load(
 ) -> Result<Loaded> {
     let resolved = resolve(settings, argument)?;
     let begun = Instant::now();
-    let weights = Weights::open(&resolved.path)?;
+    let weights = if settings.text("model.load_format") == Some("dummy") {
+        Weights::open_without_tensors(&resolved.path)?
+    } else {
+        Weights::open(&resolved.path)?
+    };
     let tokenizer = Arc::new(tokenizer(&weights)?);
     for warning in tokenizer.warnings() {
         tracing::warn!(%warning, "tokenizer");
     }
     let chat = chat_template(settings, &weights, &tokenizer)?.map(Arc::new);
     let defaults = sampling_defaults(&weights);
-    let cpu = Arc::new(cpu(settings)?);
-    let model = Arc::new(pack(settings, &weights, &cpu)?);
-    if tokenizer.vocab_size() > model.spec.vocab_size {
+    let Backend { device, architecture, vocab_size, executors } = Backend::new(settings, &weights)?;
+    if tokenizer.vocab_size() > vocab_size {
         bail!(
-            "the tokenizer has {} tokens, but the model only {}",
+            "the tokenizer has {} tokens, but the model only {vocab_size}",
             tokenizer.vocab_size(),
-            model.spec.vocab_size
         );
     }
     let data_types = data_types(&weights);
-    // The packed weights are all that is needed from here on.
+    // The device has what it needs of them.
     drop(weights);
 
     let mut names = settings.list("model.served_model_name").to_vec();
     if names.is_empty() {
         names.push(resolved.name);
     }
-    let options = runner_options(settings);
-    let (engine, handle) = Engine::start(
-        factory(Arc::clone(&cpu), Arc::clone(&model), options),
-        engine_settings(settings),
-        metrics.engine(&names[0]),
-    )?;
+    let scheduler = engine_settings(settings, &device);
+    let (engine, handle) = Engine::start(executors, scheduler, metrics.engine(&names[0]))?;
     let memory = handle.memory();
     let info = handle.info();
     let group = &info.cache_groups[0];
     let description = format!(
-        "{}: {}, {data_types}, {} weights, KV cache {} for {} tokens, context {}, {} on {} threads, ready in {:.1} s",
+        "{}: {architecture}, {data_types}, {} weights, KV cache {} for {} tokens, context {}, {}, ready in {:.1} s",
         names[0],
-        model.spec.architecture,
         bytes(memory.weights_bytes),
         bytes(memory.kv_bytes),
         u64::from(group.blocks) * u64::from(group.block_tokens),
         info.context_max,
-        cpu.isa.rung(),
-        cpu.pool.threads(),
+        device.description,
         begun.elapsed().as_secs_f64(),
     );
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -120,93 +112,17 @@ pub(crate) fn load(
     Ok(Loaded { served, engine, description })
 }
 
-/// The CPU as the settings want it used.
-pub(crate) fn cpu(settings: &Settings) -> Result<Cpu> {
-    let rung_max = match settings.text("engine.isa") {
-        None | Some("auto") => Rung::HIGHEST,
-        Some(name) => name.parse()?,
-    };
-    let threads = settings.integer("engine.threads");
-    Ok(Cpu::new(rung_max, threads.map_or_else(Cpu::default_threads, |threads| threads as usize)))
-}
-
-/// Packs the weights, showing how far it is.
-pub(crate) fn pack(settings: &Settings, weights: &Weights, cpu: &Cpu) -> Result<Model> {
-    let compute = match settings.text("engine.compute") {
-        Some("f32") => Compute::F32,
-        _ => Compute::Native,
-    };
-    check_memory(weights, compute)?;
-    let bar = bytes_bar(0);
-    bar.set_message("loading");
-    let mut progress = |done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    };
-    let model = models::load(weights, cpu, LoadOptions { compute, progress: &mut progress });
-    bar.finish_and_clear();
-    Ok(model?)
-}
-
-/// Refuses a model that cannot fit before anything is allocated for it.
-fn check_memory(weights: &Weights, compute: Compute) -> Result<()> {
-    let needed: u64 = weights
-        .tensors()
-        .map(|tensor| match compute {
-            Compute::Native => tensor.bytes as u64,
-            Compute::F32 => 4 * tensor.shape.iter().product::<usize>() as u64,
-        })
-        .sum();
-    match device::cpu::available_memory_bytes() {
-        Some(free) if needed > free => {
-            bail!("the weights need {}, but only {} of memory are free", bytes(needed), bytes(free))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn runner_options(settings: &Settings) -> RunnerOptions {
-    let context_max = settings.integer("engine.context_max");
-    RunnerOptions {
-        step_tokens_max: settings.count("engine.step_tokens_max"),
-        slots_max: settings.count("engine.running_max"),
-        context_max: context_max.map(|tokens| u32::try_from(tokens).unwrap_or(u32::MAX)),
-        kv_budget: settings.integer("engine.kv_cache_bytes").map_or_else(
-            || KvBudget::FractionOfFree(settings.number("engine.kv_cache_fraction")),
-            KvBudget::Bytes,
-        ),
-        kv_format: match (settings.text("engine.kv_cache_dtype"), settings.text("engine.compute")) {
-            (Some("f32"), _) | (Some("auto"), Some("f32")) => KvFormat::F32,
-            (Some("int8"), _) => KvFormat::Int8,
-            _ => KvFormat::Bf16,
-        },
-    }
-}
-
-fn engine_settings(settings: &Settings) -> EngineSettings {
+fn engine_settings(settings: &Settings, device: &Device) -> EngineSettings {
     let defaults = EngineSettings::default();
     EngineSettings {
         scheduler: SchedulerSettings {
-            step_tokens_max: settings.count("engine.step_tokens_max"),
-            prefill_chunk_max: settings.count("engine.prefill_chunk_max"),
-            running_max: settings.count("engine.running_max"),
+            step_tokens_max: device.step_tokens_max(settings),
+            prefill_chunk_max: device.prefill_chunk_max(settings),
+            running_max: device.running_max(settings),
             waiting_max: settings.count("engine.waiting_max"),
             ..defaults.scheduler
         },
         ..defaults
-    }
-}
-
-/// Builds runners, all alike: the memory that was free for the first one counts for those after it.
-fn factory(
-    cpu: Arc<Cpu>,
-    model: Arc<Model>,
-    mut options: RunnerOptions,
-) -> impl FnMut() -> Result<Box<dyn Executor>, Fault> + Send + 'static {
-    move || {
-        let runner = CpuRunner::new(Arc::clone(&cpu), Arc::clone(&model), &options)?;
-        options.kv_budget = KvBudget::Bytes(runner.memory().kv_bytes);
-        Ok(Box::new(runner))
     }
 }
 

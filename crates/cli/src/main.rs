@@ -1,5 +1,6 @@
 //! The program `brigade`: parses the command line, builds the parts and wires them. Nothing else knows all of them.
 
+mod backend;
 mod client;
 mod commands;
 mod load;

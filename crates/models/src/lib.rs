@@ -4,6 +4,7 @@
 //! Architecture files know no device; the program knows no architecture.
 
 mod arch;
+mod checkpoint;
 mod config;
 mod lower;
 mod names;
@@ -12,7 +13,9 @@ mod rope;
 mod spec;
 
 pub use arch::{architectures, describe};
+pub use checkpoint::Checkpoint;
 pub use lower::{Compute, LoadOptions, load};
+pub use names::Part;
 pub use program::{
     Activation, FloatBuffer, FloatBufferId, Matrix, MatrixId, Op, Program, QuantizedBuffer,
     QuantizedBufferId, RowKind, SegmentPlan, VectorId,

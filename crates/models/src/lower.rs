@@ -5,12 +5,12 @@
 
 use device::cpu::Cpu;
 use kernels::linear::Layout;
-use weights::{Tensor, Weights};
+use weights::Weights;
 
 use crate::{
-    Activation, DecoderSpec, Error, FloatBuffer, FloatBufferId, Matrix, MatrixId, Model, Op,
-    Program, QuantizedBuffer, QuantizedBufferId, RopeFrequencies, RowKind, SegmentPlan, VectorId,
-    arch::describe, names::Part,
+    Activation, Checkpoint, DecoderSpec, Error, FloatBuffer, FloatBufferId, Matrix, MatrixId,
+    Model, Op, Part, Program, QuantizedBuffer, QuantizedBufferId, RopeFrequencies, RowKind,
+    SegmentPlan, VectorId, arch::describe,
 };
 
 /// In what the model computes.
@@ -34,12 +34,11 @@ pub struct LoadOptions<'a> {
 /// Reads, checks and packs a checkpoint.
 pub fn load(weights: &Weights, cpu: &Cpu, options: LoadOptions<'_>) -> Result<Model, Error> {
     let spec = describe(weights)?;
-    let gguf = matches!(weights.source(), weights::Source::Gguf(_));
     let bytes_total = weights.tensors().map(|tensor| tensor.bytes as u64).sum();
     let mut lowering = Lowering {
         weights,
+        checkpoint: Checkpoint::new(weights),
         cpu,
-        gguf,
         options,
         bytes_done: 0,
         bytes_total,
@@ -61,8 +60,8 @@ pub fn load(weights: &Weights, cpu: &Cpu, options: LoadOptions<'_>) -> Result<Mo
 
 struct Lowering<'a, 'p> {
     weights: &'a Weights,
+    checkpoint: Checkpoint<'a>,
     cpu: &'a Cpu,
-    gguf: bool,
     options: LoadOptions<'p>,
     bytes_done: u64,
     bytes_total: u64,
@@ -100,8 +99,7 @@ impl Lowering<'_, '_> {
             self.attention(spec, &buffers, layer)?;
             self.feed_forward(spec, &buffers, layer)?;
         }
-        let logits_name = Part::Logits.name(self.gguf, 0, "weight");
-        let tied = self.weights.tensor(&logits_name).is_none() && spec.tied_embeddings;
+        let tied = !self.checkpoint.has(Part::Logits, 0) && spec.tied_embeddings;
         let projection =
             if tied { table } else { self.matrix(Part::Logits, 0, [spec.vocab_size, spec.width])? };
         let logits = self.floats("logits", spec.vocab_size, output);
@@ -234,17 +232,16 @@ impl Lowering<'_, '_> {
     }
 
     fn matrix(&mut self, part: Part, layer: usize, shape: [usize; 2]) -> Result<MatrixId, Error> {
-        let name = part.name(self.gguf, layer, "weight");
-        let tensor = self.tensor(&name, &shape)?;
-        let (data_type, bytes) = (tensor.info.data_type, tensor.info.bytes as u64);
+        let tensor = self.checkpoint.matrix(part, layer, shape)?;
+        let name = tensor.info.name.clone();
         let pool = &self.cpu.pool;
         let pack = match self.options.compute {
             Compute::Native => quant::pack,
             Compute::F32 => quant::pack_as_f32,
         };
-        let weights = pack(pool, data_type, shape, tensor.data)
+        let weights = pack(pool, tensor.info.data_type, shape, tensor.data)
             .map_err(|source| Error::Pack { name: name.clone(), source })?;
-        self.done(&name, bytes);
+        self.done(&name, tensor.info.bytes as u64);
         self.program.matrices.push(Matrix { name, weights });
         Ok(MatrixId(self.program.matrices.len() - 1))
     }
@@ -256,32 +253,10 @@ impl Lowering<'_, '_> {
         kind: &str,
         len: usize,
     ) -> Result<VectorId, Error> {
-        let name = part.name(self.gguf, layer, kind);
-        let tensor = self.tensor(&name, &[len])?;
-        let (data_type, bytes) = (tensor.info.data_type, tensor.info.bytes as u64);
-        if data_type.is_quantized() {
-            return Err(Error::TensorType { name, data_type });
-        }
-        let mut values = vec![0.0; len];
-        quant::dequantise(data_type, tensor.data, &mut values);
-        self.done(&name, bytes);
+        let (info, values) = self.checkpoint.vector(part, layer, kind, len)?;
+        self.done(&info.name, info.bytes as u64);
         self.program.vectors.push(values);
         Ok(VectorId(self.program.vectors.len() - 1))
-    }
-
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>, Error> {
-        let tensor = self
-            .weights
-            .tensor(name)
-            .ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
-        if tensor.info.shape != shape {
-            return Err(Error::Shape {
-                name: name.to_owned(),
-                found: tensor.info.shape.clone(),
-                expected: shape.to_vec(),
-            });
-        }
-        Ok(tensor)
     }
 
     fn done(&mut self, name: &str, bytes: u64) {

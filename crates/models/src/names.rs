@@ -2,7 +2,8 @@
 
 /// A tensor of a decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
+#[expect(missing_docs, reason = "each name is the whole description")]
+pub enum Part {
     Embedding,
     LastNorm,
     Logits,

@@ -2,10 +2,14 @@
 //! tokens. The engine above sees only `types::Executor`; the models below see no request.
 
 mod cpu;
+mod cuda;
 mod sampling;
 mod slot;
 
 pub use cpu::{CpuRunner, KvBudget, Profile, RunnerOptions, Work};
+pub use cuda::{
+    CudaLoadOptions, CudaModel, CudaOptions, CudaProfile, CudaRunner, Family, GpuBudget,
+};
 
 use types::{Fault, FaultKind};
 
@@ -34,10 +38,28 @@ pub enum Error {
         /// Positions in a block.
         block_tokens: u32,
     },
+    /// The GPU cannot be used, or failed.
+    #[error(transparent)]
+    Cuda(#[from] ::cuda::Error),
+    /// The checkpoint cannot be used.
+    #[error(transparent)]
+    Model(#[from] models::Error),
+    /// The model has something that the kernels for GPUs have not.
+    #[error("models of the architecture {architecture} with {what} do not run on a GPU yet")]
+    Unsupported {
+        /// Its architecture.
+        architecture: &'static str,
+        /// What it has.
+        what: &'static str,
+    },
 }
 
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
-        Self::new(FaultKind::Invalid, error.to_string())
+        let kind = match error {
+            Error::Cuda(_) => FaultKind::Unavailable,
+            _ => FaultKind::Invalid,
+        };
+        Self::new(kind, error.to_string())
     }
 }

@@ -19,11 +19,20 @@ const CONFIG_BYTES_MAX: u64 = 16 << 20;
 const INDEX_BYTES_MAX: u64 = 64 << 20;
 const SHARDS_MAX: usize = 4096;
 
+/// Opens a folder's configuration alone.
+pub(crate) fn open_config(dir: &Path) -> Result<Weights, Error> {
+    let source = Source::HuggingFace { config: read_config(dir)?, dir: dir.to_owned() };
+    Ok(Weights::new(source, Vec::new(), Vec::new()))
+}
+
+fn read_config(dir: &Path) -> Result<Value, Error> {
+    read_json(&dir.join("config.json"), CONFIG_BYTES_MAX)?
+        .ok_or_else(|| bad(dir, "the folder has no config.json".to_owned()))
+}
+
 /// Opens a folder.
 pub(crate) fn open(dir: &Path) -> Result<Weights, Error> {
-    let config_path = dir.join("config.json");
-    let config = read_json(&config_path, CONFIG_BYTES_MAX)?
-        .ok_or_else(|| bad(dir, "the folder has no config.json".to_owned()))?;
+    let config = read_config(dir)?;
     let mut shards = Vec::new();
     let mut tensors = Vec::new();
     let index_path = dir.join(INDEX);

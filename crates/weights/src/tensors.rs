@@ -87,6 +87,16 @@ impl Weights {
         })
     }
 
+    /// Opens what a checkpoint says about its model, a folder's `config.json` or a GGUF file's metadata. Its tensors need
+    /// not be there.
+    pub fn open_without_tensors(path: &Path) -> Result<Self, Error> {
+        let is_folder = path
+            .metadata()
+            .map_err(|source| Error::Io { action: "open", path: path.to_owned(), source })?
+            .is_dir();
+        if is_folder { huggingface::open_config(path) } else { Self::open(path) }
+    }
+
     /// Reads a GGUF file that is in memory.
     pub fn from_gguf_bytes(bytes: Vec<u8>) -> Result<Self, Error> {
         Self::from_gguf(FileBytes::Owned(bytes))

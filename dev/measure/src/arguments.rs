@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result};
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use device::cpu::{Cpu, Rung};
 use weights::resolve::{HubSettings, Resolver, Silent};
 
@@ -44,6 +44,13 @@ pub(crate) fn command() -> Command {
                 ),
         )
         .subcommand(
+            Command::new("gpu")
+                .about("Times a model on the first GPU, beside what the GPU would allow")
+                .arg(model_argument())
+                .arg(switch("dummy", "Random weights: the model's file needs no tensors"))
+                .arg(switch("profile", "Where the time of a step goes, by kernel family")),
+        )
+        .subcommand(
             Command::new("perplexity")
                 .about("How well a model predicts a text, on each rung, beside the same in float32")
                 .args(cpu_arguments())
@@ -71,6 +78,7 @@ fn gen_model() -> Command {
             .value_parser(|text: &str| text.parse::<FileFormat>()),
         )
         .arg(required("output", "FILE", "Where to write it").value_parser(value_parser!(PathBuf)))
+        .arg(switch("no-weights", "Leave the tensors out, for --load-format dummy"))
         .arg(
             Arg::new("seed")
                 .long("seed")
@@ -78,6 +86,10 @@ fn gen_model() -> Command {
                 .value_parser(value_parser!(u64))
                 .help("Another number, other weights; 0 if absent"),
         )
+}
+
+fn switch(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
 }
 
 fn model_argument() -> Arg {

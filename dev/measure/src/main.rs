@@ -3,6 +3,7 @@
 
 mod arguments;
 mod generate;
+mod gpu;
 mod kernels;
 mod machine;
 mod model;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     let matches = arguments::command().get_matches();
     let result = match matches.subcommand() {
         Some(("gen-model", matches)) => generate::run(matches),
+        Some(("gpu", matches)) => gpu::run(matches),
         Some(("kernels", matches)) => kernels::run(matches),
         Some(("model", matches)) => model::run(matches),
         Some(("perplexity", matches)) => perplexity::run(matches),

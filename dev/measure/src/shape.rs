@@ -20,6 +20,8 @@ pub(crate) struct Shape {
     pub(crate) has_biases: bool,
     /// How its texts are cut into words, as GGUF files call it.
     pub(crate) pre_tokenizer: &'static str,
+    /// Whether its tensors are written.
+    pub(crate) has_weights: bool,
 }
 
 /// Heads of attention.
@@ -45,6 +47,7 @@ pub(crate) const SMOLLM2_135M: Shape = Shape {
     is_tied: true,
     has_biases: false,
     pre_tokenizer: "smollm",
+    has_weights: true,
 };
 
 /// Llama-3.2-1B.
@@ -62,6 +65,7 @@ pub(crate) const LLAMA_1B: Shape = Shape {
     is_tied: true,
     has_biases: false,
     pre_tokenizer: "llama-bpe",
+    has_weights: true,
 };
 
 /// Llama-3.1-8B.
@@ -90,6 +94,7 @@ pub(crate) const QWEN_0_5B: Shape = Shape {
     is_tied: true,
     has_biases: true,
     pre_tokenizer: "qwen2",
+    has_weights: true,
 };
 
 /// All of them.

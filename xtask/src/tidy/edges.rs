@@ -7,6 +7,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("telemetry", &[]),
     ("device", &[]),
+    ("cuda", &[]),
     // The serving side.
     ("queue", &["types"]),
     ("kv", &["types"]),
@@ -20,7 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("quant", &["kernels", "device", "types"]),
     ("weights", &["types"]),
     ("models", &["quant", "weights", "kernels", "device", "types"]),
-    ("runner", &["models", "kernels", "device", "types"]),
+    ("runner", &["models", "weights", "quant", "kernels", "device", "cuda", "types"]),
 ];
 
 /// Crates without clocks, threads, randomness, input and output, and all they may use from elsewhere.
@@ -38,6 +39,8 @@ const HELD_BY: &[(&str, &[&str])] = &[
     ("safetensors", &["weights"]),
     ("memmap2", &["device", "weights"]),
     ("hf-hub", &["weights"]),
+    ("cudarc", &["cuda"]),
+    ("libloading", &["cuda"]),
     // Wire messages and settings; nothing between them is serializable.
     ("serde", &["front", "brigade"]),
 ];

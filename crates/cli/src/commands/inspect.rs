@@ -7,7 +7,8 @@ use clap::ArgMatches;
 use weights::Weights;
 
 use crate::{
-    load::{bytes, cpu, data_types, pack, resolve},
+    backend::{cpu, pack},
+    load::{bytes, data_types, resolve},
     settings::Settings,
 };
 

@@ -102,6 +102,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("model.offline", "false", Kind::Switch, "Use only what is cached.")
         .variables(&["HF_HUB_OFFLINE"]),
     setting(
+        "model.load_format",
+        "auto",
+        Kind::Choice(&["auto", "dummy"]),
+        "auto reads the weights. dummy makes random ones on a GPU, from the configuration alone, for measuring.",
+    ),
+    setting(
         "model.chat_template",
         "",
         Kind::Text,
@@ -151,6 +157,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
     ),
     setting("server.cors", "false", Kind::Switch, "Let web pages from anywhere call this server."),
     setting(
+        "engine.device",
+        "auto",
+        Kind::Choice(&["auto", "cpu", "cuda"]),
+        "Where the model runs; auto is the first NVIDIA GPU, if there is one, and otherwise the CPU.",
+    ),
+    setting("engine.gpu", "0", Kind::Integer(0, 1023), "Which GPU, as the driver counts them."),
+    setting(
         "engine.context_max",
         "",
         COUNT,
@@ -158,22 +171,22 @@ pub(crate) const SETTINGS: &[Setting] = &[
     )
     .flags(&["max-model-len", "max-total-tokens"])
     .variables(&["MAX_TOTAL_TOKENS"]),
-    setting("engine.running_max", "64", Kind::Integer(1, 4096), "Most requests computed at once.")
+    setting("engine.running_max", "", Kind::Integer(1, 4096), "Most requests computed at once. By default 64 on a CPU and 256 on a GPU.")
         .flags(&["max-num-seqs"]),
     setting("engine.waiting_max", "1024", COUNT, "Most requests waiting; one more is answered with 429."),
     setting(
         "engine.step_tokens_max",
-        "512",
+        "",
         Kind::Integer(1, 65_536),
-        "Most tokens computed in one step. Larger steps make long prompts faster and other streams jerkier.",
+        "Most tokens computed in one step. Larger steps make long prompts faster and other streams jerkier. By default 512 on a CPU and 1024 on a GPU.",
     )
     .flags(&["max-num-batched-tokens", "max-batch-prefill-tokens"])
     .variables(&["MAX_BATCH_PREFILL_TOKENS"]),
     setting(
         "engine.prefill_chunk_max",
-        "512",
+        "",
         Kind::Integer(1, 65_536),
-        "Most tokens of one prompt computed in one step.",
+        "Most tokens of one prompt computed in one step. By default 512 on a CPU, and all of a step on a GPU.",
     ),
     setting(
         "engine.kv_cache_bytes",
@@ -186,7 +199,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "engine.kv_cache_fraction",
         "0.5",
         Kind::Number(0.01, 0.95),
-        "Part of the memory that is free at start, after the weights are loaded, for the KV cache.",
+        "On a CPU: part of the memory that is free at start, after the weights are loaded, for the KV cache.",
+    ),
+    setting(
+        "engine.gpu_memory_fraction",
+        "0.9",
+        Kind::Number(0.01, 0.99),
+        "On a GPU: part of its memory that is used in all. The KV cache gets what weights and activations leave of it.",
     )
     .flags(&["gpu-memory-utilization"]),
     setting("engine.kv_cache_dtype", "auto", Kind::Choice(&["auto", "bf16", "int8", "f32"]), "How keys and values are stored; auto is bf16, or f32 where the model computes in f32; int8 holds nearly twice as many as bf16, a little less exactly."),

@@ -66,7 +66,7 @@ fn command_lines_of_other_servers_carry_over() {
     assert_eq!(settings.list("model.served_model_name"), ["a", "b"]);
     assert_eq!(settings.integer("engine.context_max"), Some(100));
     assert_eq!(settings.count("engine.running_max"), 7);
-    assert_eq!(settings.number("engine.kv_cache_fraction"), 0.3);
+    assert_eq!(settings.number("engine.gpu_memory_fraction"), 0.3);
     assert_eq!(settings.number("server.drain_timeout_s"), 9.0);
     let settings = gather(
         &["--model-id", "m", "--max-total-tokens", "50", "--num-shard", "1"],

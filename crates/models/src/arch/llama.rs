@@ -55,12 +55,7 @@ pub(super) fn plain_decoder(config: &Config<'_>) -> Result<DecoderSpec, Error> {
     let layers = config.required_count(field("num_hidden_layers", "block_count"))?;
     let epsilon = field("rms_norm_eps", "attention.layer_norm_rms_epsilon");
     let gguf = config.is_gguf();
-    let embedding = Part::Embedding.name(gguf, 0, "weight");
-    let vocab_size = config
-        .weights()
-        .tensor(&embedding)
-        .and_then(|tensor| tensor.info.shape.first().copied())
-        .ok_or(Error::MissingTensor { name: embedding })?;
+    let vocab_size = vocab_size(config)?;
     Ok(DecoderSpec {
         architecture: "",
         width,
@@ -89,6 +84,16 @@ pub(super) fn plain_decoder(config: &Config<'_>) -> Result<DecoderSpec, Error> {
         windows: vec![None; layers.min(1 << 16)],
         tied_embeddings: gguf || config.switch(field("tie_word_embeddings", ""))?,
     })
+}
+
+/// Rows of the embedding; in a checkpoint without weights, what the configuration says.
+fn vocab_size(config: &Config<'_>) -> Result<usize, Error> {
+    let name = Part::Embedding.name(config.is_gguf(), 0, "weight");
+    let tensor = config.weights().tensor(&name);
+    if let Some(rows) = tensor.and_then(|tensor| tensor.info.shape.first().copied()) {
+        return Ok(rows);
+    }
+    config.count(field("vocab_size", "vocab_size"))?.ok_or(Error::MissingTensor { name })
 }
 
 pub(super) fn unusable(config: &Config<'_>, field: Field, value: &str, problem: &str) -> Error {

@@ -58,11 +58,12 @@ pub(crate) fn token_logprobs(
 /// Refuses logits that are not all finite.
 fn check(isa: Isa, logits: &[f32]) -> Result<Survey, Fault> {
     let survey = survey(isa, logits);
-    if survey.is_finite && !logits.is_empty() {
-        Ok(survey)
-    } else {
-        Err(Fault::internal("the model produced logits that are not finite numbers"))
-    }
+    if survey.is_finite && !logits.is_empty() { Ok(survey) } else { Err(not_finite()) }
+}
+
+/// The fault of a request whose logits are not all finite.
+pub(crate) fn not_finite() -> Fault {
+    Fault::internal("the model produced logits that are not finite numbers")
 }
 
 #[cfg(test)]

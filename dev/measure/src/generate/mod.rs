@@ -36,7 +36,8 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<()> {
     let output = matches.get_one::<PathBuf>("output").context("--output is required")?;
     let seed = matches.get_one::<u64>("seed").copied().unwrap_or(0);
     let begun = std::time::Instant::now();
-    write_file(output, shape, format, seed)?;
+    let shape = Shape { has_weights: !matches.get_flag("no-weights"), ..shape.clone() };
+    write_file(output, &shape, format, seed)?;
     let bytes =
         fs::metadata(output).with_context(|| format!("reading {}", output.display()))?.len();
     let elapsed = seconds(begun.elapsed().as_secs_f64());
@@ -165,6 +166,9 @@ fn tensors(shape: &Shape, format: FileFormat) -> Vec<Tensor> {
     };
     let norm = |name: String| vector(format!("{name}.weight"), shape.width, Content::Ones);
     let &Shape { width, feed_forward, layers, vocab_size, is_tied, .. } = shape;
+    if !shape.has_weights {
+        return Vec::new();
+    }
     let Heads { queries, kv, dim } = shape.heads;
     let table = [vocab_size, width];
     let embedding_role = if is_tied { Role::Logits } else { Role::Other };

@@ -56,9 +56,9 @@ fn profile(bench: &Bench, case: &Case) -> Result<Profile> {
         for _ in 0..2 {
             let prompts = vec![prompt(bench.model.spec.vocab_size, 0, case.prompt)];
             let mut streams = Streams::new(&mut runner, prompts, &case.sampling);
-            streams.start_profile();
+            streams.runner().start_profile();
             streams.finish_prompts()?;
-            last = streams.finish_profile();
+            last = streams.runner().finish_profile();
             streams.end()?;
         }
         return Ok(last);
@@ -68,11 +68,11 @@ fn profile(bench: &Bench, case: &Case) -> Result<Profile> {
     for _ in 0..STEPS {
         streams.step()?;
     }
-    streams.start_profile();
+    streams.runner().start_profile();
     for _ in 0..STEPS {
         streams.step()?;
     }
-    Ok(streams.finish_profile())
+    Ok(streams.runner().finish_profile())
 }
 
 /// Prints all profiles side by side: milliseconds a step, and percent.

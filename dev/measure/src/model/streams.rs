@@ -3,15 +3,14 @@
 use std::{sync::Arc, time::Instant};
 
 use anyhow::{Result, ensure};
-use runner::CpuRunner;
 use types::{
     BlockId, Executor, SamplingParams, SlotAdmission, SlotId, StepId, StepOutcome, StepPlan,
     TokenId, WorkItem,
 };
 
 /// Requests that run together, each in a slot with blocks of its own.
-pub(crate) struct Streams<'r> {
-    runner: &'r mut CpuRunner,
+pub(crate) struct Streams<'r, E> {
+    runner: &'r mut E,
     admit: Vec<SlotAdmission>,
     streams: Vec<Stream>,
     step: u64,
@@ -33,10 +32,10 @@ pub(crate) struct Stepped {
     pub(crate) outcome: StepOutcome,
 }
 
-impl<'r> Streams<'r> {
+impl<'r, E: Executor> Streams<'r, E> {
     /// Requests with these prompts, to be begun by the first step.
     pub(crate) fn new(
-        runner: &'r mut CpuRunner,
+        runner: &'r mut E,
         prompts: Vec<Vec<TokenId>>,
         sampling: &SamplingParams,
     ) -> Self {
@@ -96,14 +95,9 @@ impl<'r> Streams<'r> {
         Ok(())
     }
 
-    /// Starts the runner's profile anew.
-    pub(crate) fn start_profile(&mut self) {
-        self.runner.start_profile();
-    }
-
-    /// The profile since then.
-    pub(crate) fn finish_profile(&mut self) -> runner::Profile {
-        self.runner.finish_profile()
+    /// What runs them.
+    pub(crate) fn runner(&mut self) -> &mut E {
+        self.runner
     }
 
     /// Gives the slots back.

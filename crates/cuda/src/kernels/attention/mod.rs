@@ -1,0 +1,435 @@
+//! Attention over paged keys and values: a kernel for sequences with few queries, whose keys are split over the GPU, and
+//! one for prompts, which on Hopper's generation is one of its own.
+
+mod tasks;
+
+use std::{ffi::c_void, sync::Arc};
+
+use cudarc::driver::sys;
+use half::bf16;
+
+pub use tasks::{Capacity, Sequence, TaskList, Tiles};
+
+use super::{BLOCK_TOKENS, KernelOptions, NextModule};
+use crate::{
+    Address, Arguments, DeviceBuffer, Error, Gpu, Kernel, Shape, Stream, Unit, error::Doing,
+};
+
+/// Attention of a step's rows in one layer.
+#[derive(Debug)]
+pub struct Attention<'a> {
+    /// Rows of which head `h` begins at `h × head_dim`, turned.
+    pub queries: &'a DeviceBuffer<bf16>,
+    /// Values from one row of queries to the next.
+    pub query_stride: usize,
+    /// `[blocks][kv_heads][16][head_dim]`, those of the step's own rows included.
+    pub keys: &'a DeviceBuffer<bf16>,
+    /// The same.
+    pub values: &'a DeviceBuffer<bf16>,
+    /// All tables, one after another.
+    pub block_tables: &'a DeviceBuffer<i32>,
+    /// The tasks on the GPU.
+    pub task_words: &'a DeviceBuffer<i32>,
+    /// The same tasks as the host made them, for how many there are.
+    pub tasks: &'a TaskList,
+    /// `[rows][heads × head_dim]`.
+    pub output: &'a DeviceBuffer<bf16>,
+    /// Rows.
+    pub rows: usize,
+    /// Positions seen, the row's own included; all if absent.
+    pub window: Option<usize>,
+    /// Factor of scores.
+    pub scale: f32,
+    /// Scores go through `cap × tanh(score / cap)`; not if absent.
+    pub softcap: Option<f32>,
+}
+
+/// Memory that the kernels need besides their arguments.
+#[derive(Debug)]
+pub struct AttentionScratch {
+    partials: DeviceBuffer<f32>,
+    arrivals: DeviceBuffer<u32>,
+    counters: DeviceBuffer<u32>,
+    capacity: Capacity,
+}
+
+impl AttentionScratch {
+    /// What its memory suffices for.
+    pub fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    /// Bytes of it.
+    pub fn bytes(&self) -> u64 {
+        (self.partials.bytes() + self.arrivals.bytes() + self.counters.bytes()) as u64
+    }
+}
+
+/// Sizes that follow from the width and group of heads, as the sources have them by default.
+#[derive(Clone, Copy, Debug)]
+struct Geometry {
+    head_dim: usize,
+    group: usize,
+    hopper: bool,
+}
+
+impl Geometry {
+    fn decode_warps(self) -> usize {
+        if self.head_dim > 128 { 4 } else { 8 }
+    }
+
+    fn decode_queries(self) -> usize {
+        if self.group > 8 && self.head_dim <= 128 { 16 } else { 8 }
+    }
+
+    fn decode_shared_bytes(self) -> usize {
+        const STAGES: usize = 2;
+        let page = 2 * BLOCK_TOKENS * (2 * self.head_dim + 16);
+        self.decode_warps() * (STAGES * page + self.decode_queries() * (4 * self.head_dim + 24))
+            + 16
+    }
+
+    fn prefill_warps(self) -> usize {
+        if self.head_dim > 128 { 8 } else { 4 }
+    }
+
+    fn hopper_consumers(self) -> usize {
+        if self.head_dim > 64 { 2 } else { 3 }
+    }
+
+    fn prefill_queries(self) -> usize {
+        match (self.hopper, self.head_dim) {
+            (true, _) => 64 * self.hopper_consumers(),
+            (false, 0..=128) => 32 * self.prefill_warps(),
+            (false, _) => 16 * self.prefill_warps(),
+        }
+    }
+
+    fn prefill_shared_bytes(self) -> usize {
+        if self.hopper {
+            let (key_tile, stages) = if self.head_dim > 128 { (64, 1) } else { (128, 2) };
+            let rows = stages * 64 * self.hopper_consumers() + 4 * key_tile;
+            return 1280 + 128 * self.head_dim.div_ceil(64) * rows;
+        }
+        let key_tile = if self.head_dim > 80 && self.head_dim <= 128 { 32 } else { 64 };
+        (self.prefill_queries() + 2 * key_tile) * (2 * self.head_dim + 16)
+    }
+
+    fn prefill_threads(self) -> usize {
+        if self.hopper { 128 * (self.hopper_consumers() + 1) } else { 32 * self.prefill_warps() }
+    }
+
+    /// Floats that a span's result takes for one key-value head.
+    fn partial_len(self) -> usize {
+        self.decode_queries() * (self.head_dim + 2)
+    }
+}
+
+/// Declares the parameters of a kernel that has several.
+macro_rules! parameters {
+    ($name:ident { $($field:ident: $kind:ty),* $(,)? }) => {
+        #[derive(Clone, Copy, Debug)]
+        struct $name {
+            $($field: $kind),*
+        }
+        // SAFETY: the fields are the parameters that the source declares, in their order.
+        unsafe impl Arguments for $name {
+            fn parameters(&mut self) -> Vec<*mut c_void> {
+                vec![$((&raw mut self.$field).cast()),*]
+            }
+        }
+    };
+}
+parameters!(DecodeArguments {
+    queries: Address,
+    query_stride: i32,
+    keys: Address,
+    values: Address,
+    block_tables: Address,
+    tasks: Address,
+    task_count: Address,
+    partials: Address,
+    arrivals: Address,
+    output: Address,
+    output_stride: i32,
+    kv_heads: i32,
+    window: i32,
+    scale: f32,
+    softcap: f32,
+});
+parameters!(PrefillArguments {
+    queries: Address,
+    query_stride: i32,
+    keys: Address,
+    values: Address,
+    block_tables: Address,
+    tasks: Address,
+    task_count: Address,
+    counters: Address,
+    output: Address,
+    output_stride: i32,
+    kv_heads: i32,
+    window: i32,
+    scale: f32,
+    softcap: f32,
+});
+parameters!(HopperArguments {
+    queries: Address,
+    query_stride: i32,
+    keys: TensorMap,
+    values: TensorMap,
+    block_tables: Address,
+    tasks: Address,
+    task_count: Address,
+    counters: Address,
+    output: Address,
+    output_stride: i32,
+    kv_heads: i32,
+    window: i32,
+    scale: f32,
+    softcap: f32,
+});
+
+/// How the tensor memory accelerator sees a pool.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct TensorMap([u64; 16]);
+
+#[derive(Debug)]
+enum PrefillKernel {
+    Common(Kernel<PrefillArguments>),
+    Hopper(Kernel<HopperArguments>),
+}
+
+/// The kernels.
+#[derive(Debug)]
+pub struct AttentionKernels {
+    geometry: Geometry,
+    decode: Kernel<DecodeArguments>,
+    prefill: PrefillKernel,
+    decode_blocks: usize,
+    prefill_blocks: usize,
+}
+
+/// The sources for a model. That of the prompts' kernel is Hopper's own where it can be.
+pub(super) fn units(options: KernelOptions) -> Vec<Unit> {
+    let unit = |name, source| Unit {
+        name,
+        source,
+        macros: vec![
+            ("HEAD_DIM", options.head_dim.to_string()),
+            ("GROUP", options.group.to_string()),
+        ],
+    };
+    let prefill = if options.hopper {
+        unit("attention_prefill_hopper", include_str!("prefill_hopper.cu"))
+    } else {
+        unit("attention_prefill", include_str!("prefill.cu"))
+    };
+    vec![unit("attention_decode", include_str!("decode.cu")), prefill]
+}
+
+impl AttentionKernels {
+    pub(super) fn new(
+        gpu: &Arc<Gpu>,
+        options: KernelOptions,
+        next: &mut NextModule<'_>,
+    ) -> Result<Self, Error> {
+        let KernelOptions { head_dim, group, hopper } = options;
+        let geometry = Geometry { head_dim, group, hopper };
+        let multiprocessors = gpu.properties().multiprocessors;
+        let decode_shared = geometry.decode_shared_bytes() as u32;
+        let decode: Kernel<DecodeArguments> = next()?.kernel("attention_decode", decode_shared)?;
+        let decode_threads = 32 * geometry.decode_warps() as u32;
+        let decode_blocks = decode.blocks_per_multiprocessor(decode_threads, decode_shared)?;
+        let shared = geometry.prefill_shared_bytes() as u32;
+        let threads = geometry.prefill_threads() as u32;
+        let (prefill, prefill_blocks) = if hopper {
+            let kernel = next()?.kernel("attention_prefill_hopper", shared)?;
+            (PrefillKernel::Hopper(kernel), 1)
+        } else {
+            let kernel: Kernel<PrefillArguments> = next()?.kernel("attention_prefill", shared)?;
+            let blocks = kernel.blocks_per_multiprocessor(threads, shared)?;
+            (PrefillKernel::Common(kernel), blocks)
+        };
+        Ok(Self {
+            geometry,
+            decode,
+            prefill,
+            decode_blocks: (decode_blocks.max(1) * multiprocessors) as usize,
+            prefill_blocks: (prefill_blocks.max(1) * multiprocessors) as usize,
+        })
+    }
+
+    /// The sizes by which tasks are made.
+    pub fn tiles(&self) -> Tiles {
+        Tiles {
+            group: self.geometry.group,
+            decode_queries: self.geometry.decode_queries(),
+            prefill_queries: self.geometry.prefill_queries(),
+        }
+    }
+
+    /// Memory for steps whose sequences have this many spans in all.
+    pub fn scratch(
+        &self,
+        stream: &Stream,
+        spans: usize,
+        kv_heads: usize,
+    ) -> Result<AttentionScratch, Error> {
+        // Results of groups come on top, an eighth and less; each has a counter.
+        let slots = spans + spans / 4 + 16;
+        let counters = slots;
+        let partials = slots * kv_heads * self.geometry.partial_len();
+        Ok(AttentionScratch {
+            partials: DeviceBuffer::new(stream.gpu(), partials, "attention")?,
+            arrivals: DeviceBuffer::zeroed(stream, counters * kv_heads, "attention")?,
+            counters: DeviceBuffer::zeroed(stream, 2, "attention")?,
+            capacity: Capacity { slots, counters },
+        })
+    }
+
+    /// Attends.
+    ///
+    /// # Panics
+    /// If a buffer is too small.
+    pub fn attend(
+        &self,
+        stream: &Stream,
+        args: &Attention<'_>,
+        scratch: &AttentionScratch,
+    ) -> Result<(), Error> {
+        let head_dim = self.geometry.head_dim;
+        let block = BLOCK_TOKENS * head_dim;
+        assert!(args.query_stride.is_multiple_of(head_dim), "whole heads");
+        assert_eq!(args.keys.len(), args.values.len(), "as many keys as values");
+        // Rows hold heads of queries, then as many of keys as of values.
+        let all_heads = args.query_stride / head_dim;
+        let kv_heads = all_heads / (self.geometry.group + 2);
+        assert_eq!(kv_heads * (self.geometry.group + 2), all_heads, "heads of a row");
+        let output_stride = kv_heads * self.geometry.group * head_dim;
+        assert!(args.keys.len().is_multiple_of(kv_heads * block), "whole blocks");
+        assert!(args.queries.len() >= args.rows * args.query_stride, "queries");
+        assert!(args.output.len() >= args.rows * output_stride, "output");
+        assert_eq!(args.task_words.len(), args.tasks.words().len(), "the same tasks");
+        let [decode_tasks, prefill_tasks] = args.tasks.counts();
+        let [decode_start, prefill_start] = args.tasks.starts();
+        let words = |first: usize| args.task_words.slice(first..args.task_words.len()).address();
+        let window = args.window.map_or(0, |window| window as i32);
+        let (scale, softcap) = (args.scale, args.softcap.unwrap_or(0.0));
+        if decode_tasks > 0 {
+            let arguments = DecodeArguments {
+                queries: args.queries.address(),
+                query_stride: args.query_stride as i32,
+                keys: args.keys.address(),
+                values: args.values.address(),
+                block_tables: args.block_tables.address(),
+                tasks: words(decode_start),
+                task_count: words(0),
+                partials: scratch.partials.address(),
+                arrivals: scratch.arrivals.address(),
+                output: args.output.address(),
+                output_stride: output_stride as i32,
+                kv_heads: kv_heads as i32,
+                window,
+                scale,
+                softcap,
+            };
+            let blocks = self.decode_blocks.min(decode_tasks * kv_heads);
+            let shape = Shape {
+                shared_bytes: self.geometry.decode_shared_bytes() as u32,
+                ..Shape::row(blocks, 32 * self.geometry.decode_warps() as u32)
+            };
+            // SAFETY: the sizes were checked above; the tasks are those that were made for the step.
+            unsafe { self.decode.launch(stream, shape, arguments)? };
+        }
+        if prefill_tasks == 0 {
+            return Ok(());
+        }
+        let common = PrefillArguments {
+            queries: args.queries.address(),
+            query_stride: args.query_stride as i32,
+            keys: args.keys.address(),
+            values: args.values.address(),
+            block_tables: args.block_tables.address(),
+            tasks: words(prefill_start),
+            task_count: words(1),
+            counters: scratch.counters.address(),
+            output: args.output.address(),
+            output_stride: output_stride as i32,
+            kv_heads: kv_heads as i32,
+            window,
+            scale,
+            softcap,
+        };
+        let blocks = self.prefill_blocks.min(prefill_tasks * kv_heads);
+        let shape = Shape {
+            shared_bytes: self.geometry.prefill_shared_bytes() as u32,
+            ..Shape::row(blocks, self.geometry.prefill_threads() as u32)
+        };
+        match &self.prefill {
+            // SAFETY: as above.
+            PrefillKernel::Common(kernel) => unsafe { kernel.launch(stream, shape, common) },
+            PrefillKernel::Hopper(kernel) => {
+                let PrefillArguments {
+                    queries,
+                    query_stride,
+                    block_tables,
+                    tasks,
+                    task_count,
+                    counters,
+                    output,
+                    output_stride,
+                    ..
+                } = common;
+                let arguments = HopperArguments {
+                    queries,
+                    query_stride,
+                    keys: tensor_map(args.keys, head_dim)?,
+                    values: tensor_map(args.values, head_dim)?,
+                    block_tables,
+                    tasks,
+                    task_count,
+                    counters,
+                    output,
+                    output_stride,
+                    kv_heads: kv_heads as i32,
+                    window,
+                    scale,
+                    softcap,
+                };
+                // SAFETY: as above.
+                unsafe { kernel.launch(stream, shape, arguments) }
+            }
+        }
+    }
+}
+
+/// A pool as rows of one head each, read in boxes of a block's rows and 64 columns, swizzled over 128 bytes.
+fn tensor_map(pool: &DeviceBuffer<bf16>, head_dim: usize) -> Result<TensorMap, Error> {
+    let mut map = TensorMap([0; 16]);
+    let sizes = [head_dim as u64, (pool.len() / head_dim) as u64];
+    let strides = [2 * head_dim as u64];
+    let boxes = [64.min(head_dim as u32), BLOCK_TOKENS as u32];
+    let steps = [1_u32, 1];
+    // SAFETY: the map has the size and alignment of the driver's; all arrays have as many elements as dimensions.
+    unsafe {
+        sys::cuTensorMapEncodeTiled(
+            (&raw mut map).cast(),
+            sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            2,
+            pool.address().0 as *mut c_void,
+            sizes.as_ptr(),
+            strides.as_ptr(),
+            boxes.as_ptr(),
+            steps.as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    }
+    .result()
+    .doing(|| format!("describing a pool of {} values", pool.len()))?;
+    Ok(map)
+}

@@ -1,0 +1,128 @@
+//! Products of a matrix with a few rows, at the rate at which memory gives the weights.
+
+use half::bf16;
+
+use super::NextModule;
+use crate::{Address, DeviceBuffer, Error, Kernel, Shape, Stream, Unit};
+
+/// Most rows that these kernels take.
+pub const FEW_ROWS_MAX: usize = 16;
+
+/// Rows of a column tile.
+const TILE_ROWS: usize = 8;
+/// Outputs of a block; half as many where each has a gate.
+const BLOCK_OUTPUTS: usize = 32;
+const EPILOGUES: usize = 4;
+const COLUMN_TILES: usize = FEW_ROWS_MAX / TILE_ROWS;
+
+/// Where the outputs go.
+#[derive(Clone, Copy, Debug)]
+pub enum Sink<'a> {
+    /// Rounded to bfloat16.
+    Bf16(&'a DeviceBuffer<bf16>),
+    /// As floats.
+    F32(&'a DeviceBuffer<f32>),
+    /// Added to floats.
+    Residual(&'a DeviceBuffer<f32>),
+    /// `silu(gate) × up` in bfloat16, where the matrix has all rows of the gate and then all of `up`.
+    Gated(&'a DeviceBuffer<bf16>),
+}
+
+/// A product.
+#[derive(Debug)]
+pub struct FewRows<'a> {
+    /// `[outputs][inputs]`, with a gate `[2 × outputs][inputs]`.
+    pub weights: &'a DeviceBuffer<bf16>,
+    /// `[rows][inputs]`.
+    pub input: &'a DeviceBuffer<bf16>,
+    /// Added to each row of outputs; not with a gate.
+    pub bias: Option<&'a DeviceBuffer<f32>>,
+    /// `[rows][output_stride]`.
+    pub sink: Sink<'a>,
+    /// Rows, at most [`FEW_ROWS_MAX`].
+    pub rows: usize,
+    /// Outputs of a row.
+    pub outputs: usize,
+    /// Inputs of a row, a multiple of 8.
+    pub inputs: usize,
+    /// Elements from one output row to the next.
+    pub output_stride: usize,
+}
+
+arguments!(FewRowsArguments {
+    weights: Address,
+    input: Address,
+    output: Address,
+    bias: Address,
+    rows: i32,
+    outputs: i32,
+    inputs: i32,
+    output_stride: i32,
+});
+
+/// The kernels, by epilogue and column tiles.
+#[derive(Debug)]
+pub struct FewRowsKernels {
+    kernels: Vec<Kernel<FewRowsArguments>>,
+}
+
+pub(super) fn units() -> Vec<Unit> {
+    let variants = (0..EPILOGUES)
+        .flat_map(|epilogue| (1..=COLUMN_TILES).map(move |column_tiles| (epilogue, column_tiles)));
+    let unit = |(epilogue, column_tiles): (usize, usize)| Unit {
+        name: "few_rows",
+        source: include_str!("few_rows.cu"),
+        macros: vec![
+            ("EPILOGUE", epilogue.to_string()),
+            ("COLUMN_TILES", column_tiles.to_string()),
+        ],
+    };
+    variants.map(unit).collect()
+}
+
+impl FewRowsKernels {
+    pub(super) fn new(next: &mut NextModule<'_>) -> Result<Self, Error> {
+        let variants = 0..EPILOGUES * COLUMN_TILES;
+        let kernels: Result<_, Error> = variants.map(|_| next()?.kernel("few_rows", 0)).collect();
+        Ok(Self { kernels: kernels? })
+    }
+
+    /// Multiplies.
+    ///
+    /// # Panics
+    /// If there are more rows than [`FEW_ROWS_MAX`], or a buffer is too small.
+    pub fn multiply(&self, stream: &Stream, args: &FewRows<'_>) -> Result<(), Error> {
+        let &FewRows { rows, outputs, inputs, output_stride, .. } = args;
+        assert!((1..=FEW_ROWS_MAX).contains(&rows), "{rows} rows");
+        assert!(inputs.is_multiple_of(8) && outputs <= output_stride, "shape");
+        let (epilogue, output, len) = match args.sink {
+            Sink::Bf16(buffer) => (0, buffer.address(), buffer.len()),
+            Sink::F32(buffer) => (1, buffer.address(), buffer.len()),
+            Sink::Residual(buffer) => (2, buffer.address(), buffer.len()),
+            Sink::Gated(buffer) => (3, buffer.address(), buffer.len()),
+        };
+        let is_gated = epilogue == 3;
+        assert!(len >= (rows - 1) * output_stride + outputs, "output");
+        assert!(args.input.len() >= rows * inputs, "input");
+        let matrix_rows = if is_gated { 2 * outputs } else { outputs };
+        assert!(args.weights.len() >= matrix_rows * inputs, "weights");
+        assert!(args.bias.is_none_or(|bias| bias.len() == outputs && !is_gated), "bias");
+        let arguments = FewRowsArguments {
+            weights: args.weights.address(),
+            input: args.input.address(),
+            output,
+            bias: args.bias.map_or(Address::NONE, DeviceBuffer::address),
+            rows: rows as i32,
+            outputs: outputs as i32,
+            inputs: inputs as i32,
+            output_stride: output_stride as i32,
+        };
+        let block_outputs = if is_gated { BLOCK_OUTPUTS / 2 } else { BLOCK_OUTPUTS };
+        let column_tiles = rows.div_ceil(TILE_ROWS);
+        let kernel = &self.kernels[epilogue * COLUMN_TILES + column_tiles - 1];
+        // SAFETY: the sizes were checked above.
+        unsafe {
+            kernel.launch(stream, Shape::row(outputs.div_ceil(block_outputs), 256), arguments)
+        }
+    }
+}

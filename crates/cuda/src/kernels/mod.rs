@@ -1,0 +1,103 @@
+//! The computations of a model on a GPU, one file a family, each with its CUDA C++ beside it. Formulas and layouts stand
+//! at the head of the sources.
+//!
+//! Every function checks the sizes of the buffers it gets. What indices in buffers point to is the caller's promise: a
+//! wrong one is an error of the GPU, which ends its use.
+
+/// The struct of a kernel's arguments, as its source declares it.
+macro_rules! arguments {
+    ($name:ident { $($field:ident: $kind:ty),* $(,)? }) => {
+        #[derive(Clone, Copy, Debug)]
+        #[repr(C)]
+        struct $name {
+            $($field: $kind),*
+        }
+        // SAFETY: the layout is that of the struct of this name in the source.
+        unsafe impl crate::Arguments for $name {}
+    };
+}
+
+pub mod attention;
+mod few_rows;
+mod fill;
+mod peak;
+mod rows;
+mod sample;
+
+use std::sync::Arc;
+
+use attention::AttentionKernels;
+pub use few_rows::{FEW_ROWS_MAX, FewRows, FewRowsKernels, Sink};
+pub use fill::FillKernel;
+pub use peak::PeakKernel;
+pub use rows::{Embed, RmsNorm, RopeStore, RowKernels};
+pub use sample::{SampleKernel, SampleRow};
+
+use crate::{Compiler, Error, Gpu, Module, Unit};
+
+/// Positions in a block of the KV cache.
+pub const BLOCK_TOKENS: usize = 16;
+
+/// What kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelOptions {
+    /// Values in a head.
+    pub head_dim: usize,
+    /// Query heads that share a key-value head.
+    pub group: usize,
+    /// For Hopper's generation, with instructions that only it has.
+    pub hopper: bool,
+}
+
+/// All kernels of a model, loaded.
+#[derive(Debug)]
+pub struct Kernels {
+    /// What happens to single rows.
+    pub rows: RowKernels,
+    /// Attention.
+    pub attention: AttentionKernels,
+    /// Products of few rows.
+    pub few_rows: FewRowsKernels,
+    /// Drawing tokens.
+    pub sample: SampleKernel,
+    /// Random weights.
+    pub fill: FillKernel,
+    /// Reading at best.
+    pub peak: PeakKernel,
+}
+
+/// Every source, with macros for a model: what is compiled at load, and by checks that need no GPU.
+pub fn units(options: KernelOptions) -> Vec<Unit> {
+    let mut units = rows::units(options);
+    units.extend(attention::units(options));
+    units.extend(few_rows::units());
+    units.push(sample::unit());
+    units.push(fill::unit());
+    units.push(peak::unit());
+    units
+}
+
+impl Kernels {
+    /// Compiles what is not compiled yet, several sources at once, and loads everything.
+    pub fn load(
+        gpu: &Arc<Gpu>,
+        compiler: &Compiler,
+        options: KernelOptions,
+    ) -> Result<Self, Error> {
+        let code = compiler.compile(&units(options))?;
+        let mut modules = code.iter().map(|code| Module::load(gpu, code));
+        // In the order of `units`.
+        let mut next = || modules.next().expect("a module for each unit");
+        Ok(Self {
+            rows: RowKernels::new(options, &mut next)?,
+            attention: AttentionKernels::new(gpu, options, &mut next)?,
+            few_rows: FewRowsKernels::new(&mut next)?,
+            sample: SampleKernel::new(&mut next)?,
+            fill: FillKernel::new(gpu, &mut next)?,
+            peak: PeakKernel::new(gpu, &mut next)?,
+        })
+    }
+}
+
+/// Gives the modules of the units one after another.
+type NextModule<'a> = dyn FnMut() -> Result<Arc<Module>, Error> + 'a;

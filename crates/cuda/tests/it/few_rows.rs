@@ -1,0 +1,131 @@
+//! Products of few rows.
+
+use cuda::kernels::{FEW_ROWS_MAX, FewRows, Sink};
+use half::bf16;
+
+use crate::support::{Bench, Values, assert_close};
+
+/// What a product writes to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Bf16,
+    F32,
+    Residual,
+    Gated,
+}
+
+#[test]
+fn every_epilogue_at_every_edge() {
+    let Some(bench) = Bench::new(64, 3) else { return };
+    let mut values = Values::new(1);
+    // Outputs and inputs: below a tile, not a multiple of anything, several steps a warp.
+    let shapes = [(8, 8), (33, 40), (576, 576), (192, 1536), (100, 2056), (4096, 4096)];
+    for (outputs, inputs) in shapes {
+        for rows in [1, 2, 7, 8, 9, FEW_ROWS_MAX] {
+            for kind in [Kind::Bf16, Kind::F32, Kind::Residual, Kind::Gated] {
+                case(&bench, &mut values, (rows, outputs, inputs), kind);
+            }
+        }
+    }
+}
+
+fn case(
+    bench: &Bench,
+    values: &mut Values,
+    (rows, outputs, inputs): (usize, usize, usize),
+    kind: Kind,
+) {
+    let what = format!("{rows} rows, {outputs} outputs, {inputs} inputs, {kind:?}");
+    let matrix_rows = if kind == Kind::Gated { 2 * outputs } else { outputs };
+    let weights = values.halves(matrix_rows * inputs);
+    let input = values.halves(rows * inputs);
+    let bias = (kind != Kind::Gated).then(|| values.floats(outputs));
+    let output_stride = outputs + 3;
+    let before = values.floats(rows * output_stride);
+    let product = |row: usize, output: usize| -> f32 {
+        let weights = &weights[output * inputs..(output + 1) * inputs];
+        let input = &input[row * inputs..(row + 1) * inputs];
+        weights.iter().zip(input).map(|(&w, &x)| f32::from(w) * f32::from(x)).sum()
+    };
+    let mut expected = Vec::new();
+    for row in 0..rows {
+        for output in 0..outputs {
+            let sum = product(row, output) + bias.as_ref().map_or(0.0, |bias| bias[output]);
+            expected.push(match kind {
+                Kind::Bf16 | Kind::F32 => sum,
+                Kind::Residual => before[row * output_stride + output] + sum,
+                Kind::Gated => sum / (1.0 + (-sum).exp()) * product(row, outputs + output),
+            });
+        }
+    }
+    let halves = bench.poisoned::<bf16>(rows * output_stride);
+    let floats = if kind == Kind::Residual {
+        bench.upload(&before)
+    } else {
+        bench.poisoned::<f32>(rows * output_stride)
+    };
+    let bias = bias.map(|bias| bench.upload(&bias));
+    let args = FewRows {
+        weights: &bench.upload(&weights),
+        input: &bench.upload(&input),
+        bias: bias.as_ref(),
+        sink: match kind {
+            Kind::Bf16 => Sink::Bf16(&halves),
+            Kind::F32 => Sink::F32(&floats),
+            Kind::Residual => Sink::Residual(&floats),
+            Kind::Gated => Sink::Gated(&halves),
+        },
+        rows,
+        outputs,
+        inputs,
+        output_stride,
+    };
+    bench.kernels.few_rows.multiply(&bench.stream, &args).unwrap();
+    let got = match kind {
+        Kind::Bf16 | Kind::Gated => bench.floats(&halves),
+        Kind::F32 | Kind::Residual => bench.download(&floats),
+    };
+    let untouched = |index: usize, value: f32| match kind {
+        Kind::Residual => value == before[index],
+        _ => value.is_nan(),
+    };
+    let between = (0..rows * output_stride).filter(|index| index % output_stride >= outputs);
+    for index in between {
+        assert!(untouched(index, got[index]), "{what}: wrote between rows at {index}");
+    }
+    let got: Vec<f32> = got.chunks(output_stride).flat_map(|row| row[..outputs].to_vec()).collect();
+    let relative = match kind {
+        Kind::F32 | Kind::Residual => 1e-4,
+        Kind::Bf16 => 4e-3,
+        Kind::Gated => 1e-2,
+    };
+    assert_close(&got, &expected, relative, &what);
+}
+
+#[test]
+fn a_row_does_not_depend_on_its_company() {
+    let Some(bench) = Bench::new(64, 3) else { return };
+    let mut values = Values::new(2);
+    let (outputs, inputs) = (128, 576);
+    let weights = bench.upload(&values.halves(outputs * inputs));
+    let input = values.halves(FEW_ROWS_MAX * inputs);
+    let run = |rows: usize| {
+        let output = bench.poisoned::<f32>(rows * outputs);
+        let args = FewRows {
+            weights: &weights,
+            input: &bench.upload(&input[..rows * inputs]),
+            bias: None,
+            sink: Sink::F32(&output),
+            rows,
+            outputs,
+            inputs,
+            output_stride: outputs,
+        };
+        bench.kernels.few_rows.multiply(&bench.stream, &args).unwrap();
+        bench.download(&output)[..outputs].to_vec()
+    };
+    let alone = run(1);
+    for rows in [2, 8, 16] {
+        assert_eq!(run(rows), alone, "{rows} rows");
+    }
+}

@@ -1,0 +1,102 @@
+//! What a step works in, and the pages of keys and values: all taken before the first request.
+
+use cuda::{DeviceBuffer, Stream, kernels::BLOCK_TOKENS};
+use half::bf16;
+use models::DecoderSpec;
+
+use super::{CudaModel, CudaOptions};
+use crate::Error;
+
+/// Rows of logits computed together at most; more outputs than this take several passes over the head.
+const OUTPUT_ROWS_MAX: usize = 256;
+/// Products of many rows are done for a multiple of this many.
+pub(super) const ROWS_MULTIPLE: usize = 128;
+
+/// Buffers of activations. Rows past those of a step hold what was there before.
+pub(super) struct Workspace {
+    /// Positions that fit.
+    pub(super) rows: usize,
+    /// Outputs that fit at once.
+    pub(super) output_rows: usize,
+    pub(super) residual: DeviceBuffer<f32>,
+    pub(super) normed: DeviceBuffer<bf16>,
+    pub(super) qkv: DeviceBuffer<bf16>,
+    pub(super) attended: DeviceBuffer<bf16>,
+    pub(super) gate_up: DeviceBuffer<bf16>,
+    pub(super) gated: DeviceBuffer<bf16>,
+    pub(super) angles: DeviceBuffer<f32>,
+    pub(super) selected: DeviceBuffer<bf16>,
+    pub(super) logits: DeviceBuffer<f32>,
+    /// Tokens drawn in a step, by output.
+    pub(super) drawn: DeviceBuffer<i32>,
+    /// The token drawn last, by slot.
+    pub(super) last_tokens: DeviceBuffer<i32>,
+    pub(super) bytes: u64,
+}
+
+impl Workspace {
+    pub(super) fn new(model: &CudaModel, options: &CudaOptions) -> Result<Self, Error> {
+        let (spec, stream) = (&model.spec, &*model.stream);
+        let rows = (options.step_tokens_max as usize).next_multiple_of(ROWS_MULTIPLE);
+        let output_rows = (options.slots_max as usize).min(OUTPUT_ROWS_MAX);
+        let slots = options.slots_max as usize;
+        let mut bytes = 0;
+        let mut halves = |rows: usize, width: usize| {
+            bytes += (2 * rows * width) as u64;
+            DeviceBuffer::zeroed(stream, rows * width, "activations")
+        };
+        let normed = halves(rows, spec.width)?;
+        let qkv = halves(rows, spec.qkv_width())?;
+        let attended = halves(rows, spec.heads * spec.head_dim)?;
+        let gate_up = halves(rows, 2 * spec.feed_forward)?;
+        let gated = halves(rows, spec.feed_forward)?;
+        let selected = halves(output_rows.next_multiple_of(ROWS_MULTIPLE), spec.width)?;
+        let mut floats = |rows: usize, width: usize| {
+            bytes += (4 * rows * width) as u64;
+            DeviceBuffer::zeroed(stream, rows * width, "activations")
+        };
+        let residual = floats(rows, spec.width)?;
+        let angles = floats(rows, 2 * model.frequencies.len())?;
+        let logits = floats(output_rows.next_multiple_of(ROWS_MULTIPLE), spec.vocab_size)?;
+        let drawn = DeviceBuffer::zeroed(stream, slots.max(output_rows), "tokens")?;
+        let last_tokens = DeviceBuffer::zeroed(stream, slots, "tokens")?;
+        Ok(Self {
+            rows,
+            output_rows,
+            residual,
+            normed,
+            qkv,
+            attended,
+            gate_up,
+            gated,
+            angles,
+            selected,
+            logits,
+            drawn,
+            last_tokens,
+            bytes,
+        })
+    }
+}
+
+/// Keys and values of a layer, `[blocks][kv_heads][16][head_dim]` each.
+pub(super) struct LayerCache {
+    pub(super) keys: DeviceBuffer<bf16>,
+    pub(super) values: DeviceBuffer<bf16>,
+}
+
+/// Bytes of one block of positions over all layers.
+pub(super) fn block_bytes(spec: &DecoderSpec) -> u64 {
+    (2 * BLOCK_TOKENS * spec.kv_values_per_token()) as u64
+}
+
+/// Takes the pages of all layers.
+pub(super) fn caches(
+    spec: &DecoderSpec,
+    stream: &Stream,
+    blocks: usize,
+) -> Result<Vec<LayerCache>, Error> {
+    let len = blocks * spec.kv_heads * BLOCK_TOKENS * spec.head_dim;
+    let pool = || DeviceBuffer::zeroed(stream, len, "the KV cache");
+    (0..spec.layers).map(|_| Ok(LayerCache { keys: pool()?, values: pool()? })).collect()
+}

@@ -1,0 +1,403 @@
+//! The executor for one NVIDIA GPU.
+//!
+//! `submit` packs a plan, copies it to the GPU and puts all kernels of the step into the stream; `wait` waits for the
+//! tokens. Two steps may be under way: the host packs and launches one while the GPU computes the one before, whose
+//! last tokens the next one reads in the GPU's memory.
+//!
+//! Tokens are drawn on the GPU. Requests whose parameters need what only the host knows (penalties, biases,
+//! log-probabilities, typical sampling, a least number of tokens) have their logits copied to it and are drawn by the
+//! same code as on a CPU; `submit` waits for such a step.
+
+mod attention;
+mod batch;
+mod load;
+mod memory;
+mod profile;
+mod slots;
+mod walk;
+
+use std::{collections::VecDeque, sync::Arc};
+
+use ::cuda::{DeviceBuffer, Event, Multiplier, PinnedBuffer, kernels::BLOCK_TOKENS};
+use device::cpu::Isa;
+use types::{
+    CacheGroup, Executor, ExecutorInfo, Fault, MemoryReport, SampledToken, SlotId, StepId,
+    StepOutcome, StepPlan,
+};
+
+use self::{
+    attention::Planner,
+    batch::{Batch, BatchViews, Output, Purpose, words_max},
+    memory::{Workspace, block_bytes, caches},
+    profile::Profiler,
+    slots::{Admission, Slots},
+    walk::Walker,
+};
+pub use self::{
+    load::{CudaLoadOptions, CudaModel},
+    profile::{CudaProfile, Family},
+};
+use crate::{
+    Error,
+    sampling::{sample, token_logprobs},
+};
+
+/// Limits of a runner.
+#[derive(Clone, Debug)]
+pub struct CudaOptions {
+    /// Most positions in one step.
+    pub step_tokens_max: u32,
+    /// Most requests at once.
+    pub slots_max: u32,
+    /// Most positions in a request; the model's own limit if absent.
+    pub context_max: Option<u32>,
+    /// Memory for the KV cache.
+    pub budget: GpuBudget,
+    /// Measure ways to multiply at start, which takes a second.
+    pub tune: bool,
+}
+
+/// Memory for the KV cache.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum GpuBudget {
+    /// This many bytes.
+    Bytes(u64),
+    /// What is left of this part of the GPU's memory after weights, activations and other programs.
+    FractionOfAll(f64),
+}
+
+/// Runs plans on a GPU.
+pub struct CudaRunner {
+    model: Arc<CudaModel>,
+    info: ExecutorInfo,
+    memory: MemoryReport,
+    walker: Walker,
+    slots: Slots,
+    /// Used in turn by the steps under way.
+    lanes: [Lane; 2],
+    next_lane: usize,
+    under_way: VecDeque<UnderWay>,
+    host_logits: PinnedBuffer<f32>,
+    isa: Isa,
+}
+
+/// What a step under way has of its own.
+struct Lane {
+    words: PinnedBuffer<i32>,
+    on_gpu: DeviceBuffer<i32>,
+    drawn: PinnedBuffer<i32>,
+    done: Event,
+}
+
+/// A step that was submitted and not waited for.
+enum UnderWay {
+    OnGpu { id: StepId, lane: usize, outputs: Vec<(SlotId, Admission)> },
+    Done(StepOutcome),
+}
+
+/// Rows of logits that the host takes at a time.
+const HOST_ROWS: usize = 16;
+/// Numbers of rows for which ways to multiply are measured at start.
+const TUNED_ROWS: [usize; 7] = [32, 64, 128, 256, 512, 1024, 2048];
+
+impl CudaRunner {
+    /// Takes everything that a model needs to run within the limits.
+    pub fn new(model: Arc<CudaModel>, options: &CudaOptions) -> Result<Self, Error> {
+        let spec = &model.spec;
+        let gpu = model.gpu().clone();
+        model.stream.make_current()?;
+        let context_max = context_max(spec.context_max, options)?;
+        let work = Workspace::new(&model, options)?;
+        let slots_max = options.slots_max as usize;
+        let table_entries = slots_max * (context_max as usize).div_ceil(BLOCK_TOKENS);
+        let planner = Planner::new(&model, &model.stream)?;
+        let words = words_max(work.rows, slots_max, table_entries, planner.lists());
+        let lane = || {
+            Ok::<_, Error>(Lane {
+                words: PinnedBuffer::zeroed(&gpu, words)?,
+                on_gpu: DeviceBuffer::new(&gpu, words, "the plans of steps")?,
+                drawn: PinnedBuffer::zeroed(&gpu, slots_max)?,
+                done: Event::new(&gpu)?,
+            })
+        };
+        let lanes = [lane()?, lane()?];
+        let host_logits = PinnedBuffer::zeroed(&gpu, HOST_ROWS * spec.vocab_size)?;
+        let multiplier = Multiplier::new(&gpu)?;
+        model.stream.synchronize()?;
+        let block_bytes = block_bytes(spec);
+        let budget_bytes = match options.budget {
+            GpuBudget::Bytes(bytes) => bytes,
+            GpuBudget::FractionOfAll(fraction) => {
+                let all = gpu.properties().memory_bytes;
+                let used = all.saturating_sub(gpu.free_bytes()?);
+                ((all as f64 * fraction) as u64).saturating_sub(used)
+            }
+        };
+        // More blocks than all slots can fill would never be used.
+        let blocks = (budget_bytes / block_bytes).min(table_entries as u64).min(1 << 27) as u32;
+        if blocks == 0 {
+            let block_tokens = BLOCK_TOKENS as u32;
+            return Err(Error::KvBudget { budget_bytes, block_bytes, block_tokens });
+        }
+        let caches = caches(spec, &model.stream, blocks as usize)?;
+        let info = ExecutorInfo {
+            cache_groups: vec![CacheGroup { blocks, block_tokens: BLOCK_TOKENS as u32 }],
+            step_tokens_max: options.step_tokens_max,
+            slots_max: options.slots_max,
+            context_max,
+            vocab_size: spec.vocab_size as u32,
+            steps_in_flight_max: 2,
+        };
+        let memory = MemoryReport {
+            weights_bytes: model.weights_bytes,
+            kv_bytes: u64::from(blocks) * block_bytes,
+            workspace_bytes: work.bytes + planner.scratch.bytes(),
+        };
+        let mut walker =
+            Walker { work, caches, planner, multiplier, profiler: Profiler::default() };
+        if options.tune {
+            let rows_max = walker.work.rows;
+            for rows in TUNED_ROWS.into_iter().filter(|&rows| rows <= rows_max) {
+                walker.tune(&model, rows)?;
+            }
+        }
+        model.stream.synchronize()?;
+        Ok(Self {
+            slots: Slots::new(options.slots_max),
+            model,
+            info,
+            memory,
+            walker,
+            lanes,
+            next_lane: 0,
+            under_way: VecDeque::new(),
+            host_logits,
+            isa: Isa::detect(),
+        })
+    }
+
+    /// Takes the times of steps from here on. Each step is then waited for.
+    pub fn start_profile(&mut self) {
+        self.walker.profiler.start();
+    }
+
+    /// Where the time of steps went since the profile was started; takes no more times.
+    pub fn finish_profile(&mut self) -> CudaProfile {
+        self.walker.profiler.finish()
+    }
+
+    fn start(&mut self, plan: &StepPlan) -> Result<UnderWay, Error> {
+        let id = plan.id;
+        if plan.items.is_empty() {
+            return Ok(UnderWay::Done(empty(id)));
+        }
+        let batch = Batch::new(plan, &self.slots, &self.walker.planner);
+        let model = Arc::clone(&self.model);
+        let stream = &*model.stream;
+        let index = self.next_lane;
+        self.next_lane = 1 - index;
+        let lane = &mut self.lanes[index];
+        let words = &batch.words;
+        lane.words[..words.len()].copy_from_slice(words);
+        self.walker.profiler.begin(stream)?;
+        stream.upload(&lane.words, &lane.on_gpu.slice(0..words.len()))?;
+        self.walker.profiler.mark(stream, Family::Upload)?;
+        let views = batch.views(&lane.on_gpu);
+        self.walker.body(&model, &batch, &views)?;
+        let under_way = if batch.needs_host() {
+            UnderWay::Done(self.outputs_on_host(id, &batch, &views)?)
+        } else {
+            self.outputs_on_gpu(&views, batch.outputs.len(), index)?;
+            let admitted = |output: &Output| (output.slot, self.slots.admission(output.slot));
+            UnderWay::OnGpu {
+                id,
+                lane: index,
+                outputs: batch.outputs.iter().map(admitted).collect(),
+            }
+        };
+        self.lanes[index].done.record(stream)?;
+        self.walker.profiler.end()?;
+        Ok(under_way)
+    }
+
+    fn outputs_on_gpu(
+        &mut self,
+        views: &BatchViews,
+        outputs: usize,
+        lane: usize,
+    ) -> Result<(), Error> {
+        let model = Arc::clone(&self.model);
+        let stream = &*model.stream;
+        let drawn = self.walker.work.drawn.slice(0..outputs);
+        let at_once = self.walker.work.output_rows;
+        for first in (0..outputs).step_by(at_once) {
+            let range = first..outputs.min(first + at_once);
+            self.walker.head(&model, &views.selected.slice(range.clone()))?;
+            let work = &self.walker.work;
+            let targets = [&drawn.slice(range.clone()), &work.last_tokens];
+            let rows = views.sample.slice(range);
+            let vocabulary = model.spec.vocab_size;
+            model.kernels.sample.draw(stream, &work.logits, &rows, targets, vocabulary)?;
+            self.walker.profiler.mark(stream, Family::Sampling)?;
+        }
+        Ok(stream.download(&drawn, &mut self.lanes[lane].drawn)?)
+    }
+
+    /// Draws on the host, a few rows of logits at a time.
+    fn outputs_on_host(
+        &mut self,
+        id: StepId,
+        batch: &Batch,
+        views: &BatchViews,
+    ) -> Result<StepOutcome, Error> {
+        let model = Arc::clone(&self.model);
+        let vocabulary = model.spec.vocab_size;
+        let mut outcome = empty(id);
+        for first in (0..batch.outputs.len()).step_by(HOST_ROWS) {
+            let range = first..batch.outputs.len().min(first + HOST_ROWS);
+            self.walker.head(&model, &views.selected.slice(range.clone()))?;
+            let logits = self.walker.work.logits.slice(0..range.len() * vocabulary);
+            model.stream.download(&logits, &mut self.host_logits)?;
+            model.stream.synchronize()?;
+            let rows = self.host_logits.chunks_mut(vocabulary);
+            for (output, logits) in batch.outputs[range].iter().zip(rows) {
+                draw_on_host(self.isa, *output, logits, &mut self.slots, &mut outcome);
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn finish(&mut self, under_way: UnderWay) -> Result<StepOutcome, Error> {
+        let (id, lane, outputs) = match under_way {
+            UnderWay::Done(outcome) => return Ok(outcome),
+            UnderWay::OnGpu { id, lane, outputs } => (id, &self.lanes[lane], outputs),
+        };
+        lane.done.wait()?;
+        let mut outcome = empty(id);
+        for ((slot, admission), &token) in outputs.into_iter().zip(&*lane.drawn) {
+            match u32::try_from(token) {
+                Ok(token) => {
+                    self.slots.push(slot, admission, token);
+                    outcome.sampled.push(SampledToken { slot, token, logprobs: None });
+                }
+                Err(_) => outcome.failed.push((slot, crate::sampling::not_finite())),
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Ends the steps under way on the GPU, so that all tokens are known here.
+    fn settle(&mut self) -> Result<(), Error> {
+        for _ in 0..self.under_way.len() {
+            let oldest = self.under_way.pop_front().expect("there are that many");
+            let outcome = self.finish(oldest)?;
+            self.under_way.push_back(UnderWay::Done(outcome));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for CudaRunner {
+    fn drop(&mut self) {
+        // What is under way uses the buffers. An error here was seen before.
+        let _ = self.model.stream.synchronize();
+    }
+}
+
+impl Executor for CudaRunner {
+    fn info(&self) -> &ExecutorInfo {
+        &self.info
+    }
+
+    fn submit(&mut self, mut plan: StepPlan) -> Result<(), Fault> {
+        self.model.stream.make_current().map_err(Error::from)?;
+        let mut release = std::mem::take(&mut plan.release);
+        release.drain(..).for_each(|slot| self.slots.release(slot));
+        let mut admit = std::mem::take(&mut plan.admit);
+        admit.drain(..).for_each(|admission| self.slots.admit(admission));
+        let needs_tokens = plan.items.iter().any(|item| {
+            let slot = self.slots.get(item.slot);
+            item.sample && batch::needs_host(slot)
+        });
+        if needs_tokens {
+            self.settle()?;
+        }
+        let under_way = self.start(&plan)?;
+        self.under_way.push_back(under_way);
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<StepOutcome, Fault> {
+        self.model.stream.make_current().map_err(Error::from)?;
+        let oldest = self.under_way.pop_front();
+        let oldest = oldest.ok_or_else(|| Fault::internal("no step is under way"))?;
+        Ok(self.finish(oldest)?)
+    }
+
+    fn memory(&self) -> MemoryReport {
+        self.memory
+    }
+}
+
+fn context_max(of_model: usize, options: &CudaOptions) -> Result<u32, Error> {
+    let positive = [
+        ("step_tokens_max", options.step_tokens_max),
+        ("slots_max", options.slots_max),
+        ("context_max", options.context_max.unwrap_or(1)),
+    ];
+    for (setting, value) in positive {
+        if value == 0 {
+            return Err(Error::Setting { setting, value: 0, problem: "it must be at least 1" });
+        }
+    }
+    let of_model = u32::try_from(of_model).unwrap_or(u32::MAX);
+    let context_max = options.context_max.unwrap_or(of_model);
+    if context_max > of_model {
+        return Err(Error::Setting {
+            setting: "context_max",
+            value: u64::from(context_max),
+            problem: "it is more than the model was made for",
+        });
+    }
+    Ok(context_max)
+}
+
+fn empty(id: StepId) -> StepOutcome {
+    StepOutcome { id, sampled: Vec::new(), prompt_logprobs: Vec::new(), failed: Vec::new() }
+}
+
+/// Draws one output's token, or tells a prompt token's log-probability, and adds it to the outcome.
+fn draw_on_host(
+    isa: Isa,
+    output: Output,
+    logits: &mut [f32],
+    slots: &mut Slots,
+    outcome: &mut StepOutcome,
+) {
+    let slot = output.slot;
+    if outcome.failed.last().is_some_and(|(failed, _)| *failed == slot) {
+        return;
+    }
+    let held = slots.get(slot);
+    let result = match output.purpose {
+        Purpose::Prompt(token) => {
+            let count = held.sampling.prompt_logprobs.unwrap_or(0) as usize;
+            token_logprobs(isa, logits, token, count).map(|logprobs| {
+                match outcome.prompt_logprobs.last_mut() {
+                    Some((last, list)) if *last == slot => list.push(logprobs),
+                    _ => outcome.prompt_logprobs.push((slot, vec![logprobs])),
+                }
+            })
+        }
+        Purpose::Draw | Purpose::DrawOnHost => {
+            sample(isa, logits, held).map(|(token, logprobs)| {
+                slots.push(slot, slots.admission(slot), token);
+                outcome.sampled.push(SampledToken { slot, token, logprobs });
+            })
+        }
+    };
+    if let Err(fault) = result {
+        outcome.prompt_logprobs.retain(|(other, _)| *other != slot);
+        outcome.failed.push((slot, fault));
+    }
+}
