@@ -1,6 +1,6 @@
 //! The scheduler's state, and how requests enter and leave it.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use kv::KvManager;
 use queue::{ServiceMeter, ServiceRate, WaitingQueue};
@@ -21,9 +21,9 @@ pub struct Scheduler {
     pub(crate) queue: WaitingQueue<Sequence>,
     pub(crate) slots: Slots,
     pub(crate) kv: KvManager,
-    /// The step under way. One at a time, whatever the executor could take: planning the next step before the last
-    /// token is known needs positions planned apart from positions computed.
-    pub(crate) flight: Option<Flight>,
+    /// The steps under way, the oldest first.
+    pub(crate) flights: VecDeque<Flight>,
+    pub(crate) flights_max: usize,
     pub(crate) next_step: StepId,
     pub(crate) meter: ServiceMeter,
     pub(crate) counters: Counters,
@@ -47,7 +47,8 @@ impl Scheduler {
             queue: WaitingQueue::new(settings.waiting_max as usize),
             slots: Slots::new(settings.running_max),
             kv: KvManager::new(&info.cache_groups)?,
-            flight: None,
+            flights: VecDeque::new(),
+            flights_max: info.steps_in_flight_max.max(1) as usize,
             next_step: StepId(0),
             meter: ServiceMeter::default(),
             counters: Counters::default(),
@@ -65,7 +66,7 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Forgets a request, wherever it is; what a step under way brings for it is dropped. Says whether it was there.
+    /// Forgets a request, wherever it is; what steps under way bring for it is dropped. Says whether it was there.
     pub fn abort(&mut self, id: RequestId) -> bool {
         if let Some(slot) = self.slots.of(id) {
             self.vacate(slot);
@@ -91,9 +92,22 @@ impl Scheduler {
         Some(Vacated { ticket, sequence })
     }
 
+    /// A request, wherever it is.
+    pub(crate) fn sequence_mut(&mut self, id: RequestId) -> Option<&mut Sequence> {
+        match self.slots.of(id) {
+            Some(slot) => self.slots.get_mut(slot).map(|running| &mut running.sequence),
+            None => self.queue.get_mut(id).map(|(_, sequence)| sequence),
+        }
+    }
+
     /// Whether there is nothing to do: no request, and no slot of which the executor is still to be told.
     pub fn is_idle(&self) -> bool {
         self.slots.len() == 0 && self.queue.is_empty() && !self.slots.has_released()
+    }
+
+    /// Steps under way.
+    pub fn in_flight(&self) -> usize {
+        self.flights.len()
     }
 
     /// Requests with a slot.

@@ -75,14 +75,25 @@ pub(crate) struct Running {
     pub(crate) ticket: Ticket,
     pub(crate) sequence: Sequence,
     pub(crate) tables: BlockTables,
-    /// Positions whose keys and values are in the cache.
-    pub(crate) computed: u32,
+    /// Positions that steps have computed or are computing: the next one is handed out from here.
+    pub(crate) planned: u32,
+    /// Tokens that steps under way are to draw. They are not in the sequence yet; the executor has them first.
+    pub(crate) drawing: u32,
 }
 
 impl Running {
-    /// Positions to compute before the next token can be drawn; never 0.
+    /// Tokens, with those being drawn.
+    pub(crate) fn expected_len(&self) -> u32 {
+        self.sequence.len() + self.drawing
+    }
+
+    /// Positions to hand out before the next token can be drawn. None while the last token of all is being drawn: that
+    /// it is the last by number is known in advance, and a stop token only when it is there.
     pub(crate) fn remaining(&self) -> u32 {
-        self.sequence.len() - self.computed
+        if self.sequence.generated() + self.drawing >= self.sequence.tokens_max {
+            return 0;
+        }
+        self.expected_len() - self.planned
     }
 
     pub(crate) fn admission(&self, slot: SlotId) -> SlotAdmission {

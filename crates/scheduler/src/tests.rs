@@ -1,5 +1,6 @@
 //! The scheduler against a model that checks each plan, with the invariants after each call.
 
 mod driver;
+mod overlap;
 mod properties;
 mod rules;

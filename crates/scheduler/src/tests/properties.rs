@@ -20,9 +20,9 @@ enum Operation {
     Steps {
         count: usize,
     },
-    /// A step is planned and its executor lost.
+    /// As many steps as can be are under way, and the executor is lost.
     Crash,
-    /// A request is aborted while a step is under way.
+    /// A request is aborted while all steps that can be are under way.
     AbortUnderWay {
         which: usize,
     },
@@ -69,9 +69,10 @@ fn operation() -> impl Strategy<Value = Operation> {
 
 fn sizes() -> impl Strategy<Value = (ExecutorInfo, Settings)> {
     let groups = prop::collection::vec((6..40u32, 1..9u32), 1..3);
-    (groups, 1..40u32, 1..20u32, 1..9u32, 1..12u32, 0..40u32).prop_map(
+    (groups, 1..3u32, 1..40u32, 1..20u32, 1..9u32, 1..12u32, 0..40u32).prop_map(
         |(
             groups,
+            steps_in_flight_max,
             step_tokens_max,
             prefill_chunk_max,
             running_max,
@@ -87,7 +88,7 @@ fn sizes() -> impl Strategy<Value = (ExecutorInfo, Settings)> {
                 waiting_max,
                 kv_reserve_percent,
             };
-            (ExecutorInfo { cache_groups, ..executor(1) }, settings)
+            (ExecutorInfo { cache_groups, steps_in_flight_max, ..executor(1) }, settings)
         },
     )
 }
@@ -144,26 +145,27 @@ impl Run {
         }
     }
 
-    /// Everything that a plan must keep to beyond what the model checks.
-    fn step(&mut self) -> bool {
-        let first = self.driver.scheduler.slots.in_order().first().copied();
-        let suspect =
-            self.driver.scheduler.slots.iter().any(|(_, r)| r.sequence.probation.is_some());
-        let needing_one: Vec<_> = self
-            .driver
-            .scheduler
-            .slots
+    /// Plans a step and checks everything that a plan must keep to beyond what the model checks.
+    fn plan(&mut self) -> bool {
+        let slots = &self.driver.scheduler.slots;
+        let first = slots.in_order().first().copied();
+        let first =
+            first.filter(|slot| slots.get(*slot).is_some_and(|running| running.remaining() > 0));
+        let suspect = slots.iter().any(|(_, r)| r.sequence.probation.is_some());
+        let needing_one: Vec<_> = slots
             .iter()
             .filter(|(_, running)| running.remaining() == 1)
             .map(|(slot, _)| slot)
             .collect();
         let preemptions = self.driver.scheduler.counters().preemptions;
-        let Some(plan) = self.driver.step() else { return false };
+        let in_flight = self.driver.under_way.len();
+        let Some(plan) = self.driver.plan() else { return false };
         let settings = self.driver.scheduler.settings();
         assert!(plan.token_count() <= settings.step_tokens_max as usize, "{plan}");
         let served = |slot| plan.items.iter().any(|item| item.slot == slot);
         let preempted = self.driver.scheduler.counters().preemptions > preemptions;
         let alone = suspect || (plan.items.len() == 1 && plan.admit.len() == 1);
+        assert!(!suspect || in_flight == 0, "{plan}: a step on probation has company");
         if !alone {
             assert!(first.is_none_or(served), "{plan}: the first in order advances");
             let all = needing_one.iter().all(|slot| served(*slot));
@@ -172,11 +174,22 @@ impl Run {
             assert!(chunk <= settings.prefill_chunk_max as usize, "{plan}");
         }
         assert!(!preempted || plan.admit.is_empty(), "{plan}: room taken went to a newcomer");
+        self.driver.under_way.push_back(plan);
         true
     }
 
+    fn plan_all(&mut self) -> bool {
+        while self.plan() {}
+        !self.driver.under_way.is_empty()
+    }
+
+    fn step(&mut self) -> bool {
+        self.plan_all();
+        self.driver.finish_oldest().is_some()
+    }
+
     fn crash(&mut self) {
-        if self.driver.plan().is_some() {
+        if self.plan_all() {
             let before: Vec<RequestId> =
                 self.driver.scheduler.slots.iter().map(|(_, running)| running.ticket.id).collect();
             self.driver.crash();
@@ -201,17 +214,9 @@ impl Run {
             Operation::Crash => self.crash(),
             Operation::AbortUnderWay { which } => {
                 let Some(id) = self.pick(*which) else { return };
-                let Some(plan) = self.driver.plan() else { return };
-                let poisoned = self.driver.model.run(&plan);
-                self.abort(id);
-                let crashes = plan
-                    .items
-                    .iter()
-                    .any(|item| self.driver.model.prompt(item.slot).unwrap().contains(&POISON));
-                if crashes {
-                    self.driver.crash();
-                } else {
-                    self.driver.commit(poisoned).unwrap();
+                if self.plan_all() {
+                    self.abort(id);
+                    self.driver.finish_oldest();
                 }
             }
         }

@@ -7,15 +7,13 @@ use types::{
     StepOutcome,
 };
 
-use super::driver::{Driver, FAILING, POISON, VOCAB_SIZE, executor, prompt, request, settings};
+use super::driver::{
+    Driver, FAILING, POISON, VOCAB_SIZE, executor, expected, prompt, request, settings,
+};
 use crate::{
     Error, Refusal, Scheduler, Settings,
     testing::{expected_output, logprobs_of},
 };
-
-fn expected(id: u64, prompt: &[u32], tokens_max: u32) -> Vec<u32> {
-    expected_output(prompt, &request(id, Vec::new(), 1).sampling, tokens_max, VOCAB_SIZE).0
-}
 
 #[test]
 fn a_request_from_its_prompt_to_its_end() {
