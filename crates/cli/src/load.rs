@@ -191,6 +191,7 @@ fn engine_settings(settings: &Settings) -> EngineSettings {
             prefill_chunk_max: settings.count("engine.prefill_chunk_max"),
             running_max: settings.count("engine.running_max"),
             waiting_max: settings.count("engine.waiting_max"),
+            prefix_cache: settings.switch("engine.prefix_cache"),
             ..defaults.scheduler
         },
         ..defaults

@@ -213,6 +213,10 @@ impl Replica {
         numbers.steps.store(counters.steps, Ordering::Relaxed);
         let before = numbers.preemptions.swap(counters.preemptions, Ordering::Relaxed);
         metrics.preempted(counters.preemptions - before);
+        let (queried, hits) = (counters.prefix_queried_tokens, counters.prefix_hit_tokens);
+        let queried_before = numbers.prefix_queried_tokens.swap(queried, Ordering::Relaxed);
+        let hits_before = numbers.prefix_hit_tokens.swap(hits, Ordering::Relaxed);
+        metrics.prefixes(queried - queried_before, hits - hits_before);
         metrics.set_requests(running, waiting);
         metrics.set_kv_blocks(used, total);
         self.shared.set_service_rate(self.scheduler.service_rate());

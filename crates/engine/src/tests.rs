@@ -12,7 +12,7 @@ use std::{
 use telemetry::{EngineMetrics, Metrics};
 use types::{
     Executor, ExecutorInfo, Fault, FaultKind, FinishReason, MemoryReport, RequestEvent,
-    SampledToken, SamplingParams, StepOutcome, StepPlan, TokenId,
+    SampledToken, SamplingParams, Service, StepOutcome, StepPlan, TokenId,
 };
 
 use crate::{
@@ -47,7 +47,7 @@ fn fakes() -> [FakeSettings; 2] {
 fn request(seed: u64, prompt_len: usize, tokens_max: u32) -> NewRequest {
     let prompt = (0..prompt_len as u64).map(|at| ((seed * 13 + at * 5) % 900) as TokenId).collect();
     let sampling = SamplingParams { seed, ..SamplingParams::default() };
-    NewRequest { prompt, sampling, tokens_max, priority: 0 }
+    NewRequest { prompt, sampling, tokens_max, service: Service::default() }
 }
 
 fn expected(request: &NewRequest) -> Vec<TokenId> {
@@ -55,9 +55,12 @@ fn expected(request: &NewRequest) -> Vec<TokenId> {
 }
 
 fn token(generation: &mut Generation) -> TokenId {
-    match generation.next_blocking() {
-        Some(RequestEvent::Token { token, .. }) => token,
-        other => panic!("not a token: {other:?}"),
+    loop {
+        match generation.next_blocking() {
+            Some(RequestEvent::Prefilled { .. }) => {}
+            Some(RequestEvent::Token { token, .. }) => return token,
+            other => panic!("not a token: {other:?}"),
+        }
     }
 }
 
@@ -66,7 +69,7 @@ fn read(mut generation: Generation) -> (Vec<TokenId>, Option<Fault>) {
     let mut tokens = Vec::new();
     loop {
         match generation.next_blocking().expect("a stream says how it ends") {
-            RequestEvent::PromptLogprobs(_) => {}
+            RequestEvent::Prefilled { .. } | RequestEvent::PromptLogprobs(_) => {}
             RequestEvent::Token { token, .. } => tokens.push(token),
             RequestEvent::Finished { usage, .. } => {
                 assert_eq!(usage.generated_tokens as usize, tokens.len());
@@ -119,6 +122,7 @@ fn a_stream_can_be_read_asynchronously() {
         let mut tokens = Vec::new();
         while let Some(event) = generation.next().await {
             match event {
+                RequestEvent::Prefilled { .. } => {}
                 RequestEvent::Token { token, .. } => tokens.push(token),
                 RequestEvent::Finished { reason, .. } => assert_eq!(reason, FinishReason::Length),
                 other => panic!("{other:?}"),

@@ -97,6 +97,12 @@ impl<T> WaitingQueue<T> {
     }
 
     /// A request that waits, wherever it stands.
+    pub fn get(&self, id: RequestId) -> Option<(&Ticket, &T)> {
+        let rank = self.ranks.get(&id)?;
+        self.entries.get(rank).map(|(ticket, body)| (ticket, body))
+    }
+
+    /// The same, to change it.
     pub fn get_mut(&mut self, id: RequestId) -> Option<(&Ticket, &mut T)> {
         let rank = self.ranks.get(&id)?;
         self.entries.get_mut(rank).map(|(ticket, body)| (&*ticket, body))

@@ -10,6 +10,7 @@ use types::{
 use crate::{
     Error, Scheduler,
     plan::{Flight, FlightItem},
+    sequence::Running,
 };
 
 impl Scheduler {
@@ -56,8 +57,13 @@ impl Scheduler {
         let running = self.slots.get_mut(item.slot).filter(|r| r.ticket.id == id);
         let (arrived, sequence) = match running {
             Some(running) => {
-                running.drawing -= u32::from(item.sample);
-                (running.ticket.arrived, &mut running.sequence)
+                let Running { ticket, sequence, tables, computed, drawing, .. } = running;
+                *drawing -= u32::from(item.sample);
+                if result.is_ok() {
+                    *computed = item.positions.end;
+                    self.kv.remember(tables, &mut sequence.key, &sequence.tokens, *computed);
+                }
+                (ticket.arrived, sequence)
             }
             None => match self.queue.get_mut(id) {
                 Some((ticket, sequence)) => (ticket.arrived, sequence),
@@ -67,7 +73,7 @@ impl Scheduler {
         let sampled = match result {
             Ok(sampled) => sampled,
             Err(fault) => {
-                self.abort(id);
+                self.drop_spoilt(id);
                 events.push((id, RequestEvent::Failed(fault)));
                 return;
             }
@@ -75,6 +81,10 @@ impl Scheduler {
         sequence.probation = sequence.probation.filter(|suspect| item.positions.end < *suspect);
         sequence.prompt_logprobs.add(item.positions.start, logprobs);
         let Some(SampledToken { token, logprobs, .. }) = sampled else { return };
+        if sequence.generated() == 0 {
+            let cached_tokens = sequence.cached_tokens;
+            events.push((id, RequestEvent::Prefilled { cached_tokens }));
+        }
         if let Some(whole) = sequence.prompt_logprobs.take_whole(sequence.prompt_len) {
             // Computed again after a preemption, they would be of no use to anyone.
             let sampling = SamplingParams { prompt_logprobs: None, ..(*sequence.sampling).clone() };

@@ -17,6 +17,7 @@ impl Scheduler {
         assert!(suspects <= 1, "{suspects} requests on probation run together");
         for (slot, running) in self.slots.iter() {
             let (id, sequence) = (running.ticket.id, &running.sequence);
+            assert!(running.computed <= running.planned, "{id} has more computed than planned");
             assert!(running.planned <= running.expected_len(), "{id} runs ahead");
             let complete = sequence.generated() + running.drawing;
             assert!(complete <= sequence.tokens_max, "{id} draws more than its last token");

@@ -4,7 +4,10 @@ use std::{ops::Range, time::Duration};
 
 use types::{RequestId, SlotAdmission, SlotId, StepId, StepPlan, WorkItem};
 
-use crate::{Scheduler, passes};
+use crate::{
+    Scheduler, passes,
+    sequence::{Running, Sequence},
+};
 
 /// A step being put together: what the passes have decided so far.
 #[derive(Debug)]
@@ -104,19 +107,31 @@ impl Scheduler {
         draft.items.push(WorkItem { slot, positions, block_tables, sample });
     }
 
-    /// Gives the first request of the queue a slot, the blocks of all its tokens, and its first positions in the step.
-    pub(crate) fn start_first(&mut self, draft: &mut Draft, chunk_max: u32) {
-        let (ticket, mut sequence) = self.queue.take_first().expect("the caller saw one");
+    /// Gives a waiting request a slot, the blocks of all its tokens, those that are cached among them, and its first
+    /// positions in the step. The caller saw that there is room; if there is not after all, since hashes collide,
+    /// nothing changes. Says whether it started.
+    pub(crate) fn start(&mut self, draft: &mut Draft, id: RequestId, chunk_max: u32) -> bool {
+        let (_, sequence) = self.queue.get(id).expect("the caller saw it wait");
         let mut tables = self.kv.tables();
-        self.kv.grow(&mut tables, sequence.len()).expect("the caller saw room");
+        let Sequence { key, tokens, .. } = sequence;
+        let computed = self.kv.take(&mut tables, key, tokens, sequence.skippable());
+        if self.kv.grow(&mut tables, sequence.len()).is_err() {
+            self.kv.release(tables);
+            return false;
+        }
+        let (ticket, mut sequence) = self.queue.remove(id).expect("seen above");
         if sequence.started.is_none() {
             sequence.started = Some(draft.now);
+            sequence.cached_tokens = computed;
             draft.served += 1;
+            self.counters.prefix_queried_tokens += u64::from(sequence.len());
+            self.counters.prefix_hit_tokens += u64::from(computed);
         }
-        let running = crate::sequence::Running { ticket, sequence, tables, planned: 0, drawing: 0 };
+        let running = Running { ticket, sequence, tables, computed, planned: computed, drawing: 0 };
         let chunk = running.remaining().min(chunk_max).min(draft.tokens_left);
         let slot = self.slots.insert(running).expect("the caller saw a free slot");
         draft.admit.extend(self.slots.get(slot).map(|running| running.admission(slot)));
         self.schedule(draft, slot, chunk);
+        true
     }
 }

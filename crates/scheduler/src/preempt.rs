@@ -1,7 +1,8 @@
 //! Taking room from running requests.
 //!
 //! By computing again later: the blocks are freed, and the request returns to its place in the queue with its tokens.
-//! A token that a step under way is drawing for it reaches it there, so nothing is drawn twice.
+//! Those of its blocks that others do not need meanwhile it finds again. A token that a step under way is drawing for
+//! it reaches it there, so nothing is drawn twice.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -56,8 +57,9 @@ impl Scheduler {
             let Vacated { ticket, sequence } = self.vacate(slot).expect("listed as running");
             self.queue.put_back(ticket, sequence);
         }
-        // The new executor never heard of these slots.
+        // The new executor never heard of these slots, and its blocks are empty.
         self.slots.take_released();
+        self.kv.forget_all();
         self.meter.observe(now, 0, self.queue.new_len() > 0);
         events
     }

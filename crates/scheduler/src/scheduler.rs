@@ -36,6 +36,10 @@ pub struct Counters {
     pub steps: u64,
     /// Requests that lost their slot to others and were queued again.
     pub preemptions: u64,
+    /// Tokens of the requests that started.
+    pub prefix_queried_tokens: u64,
+    /// Of those, the ones that were cached.
+    pub prefix_hit_tokens: u64,
 }
 
 impl Scheduler {
@@ -46,7 +50,7 @@ impl Scheduler {
             limits: Limits::of(info),
             queue: WaitingQueue::new(settings.waiting_max as usize),
             slots: Slots::new(settings.running_max),
-            kv: KvManager::new(&info.cache_groups)?,
+            kv: KvManager::new(&info.cache_groups, settings.prefix_cache)?,
             flights: VecDeque::new(),
             flights_max: info.steps_in_flight_max.max(1) as usize,
             next_step: StepId(0),
@@ -61,8 +65,9 @@ impl Scheduler {
     pub fn submit(&mut self, request: Request, now: Duration) -> Result<(), Error> {
         let tokens_max =
             self.limits.check(&request.prompt, &request.sampling, request.tokens_max)?;
-        let (id, priority, rate) = (request.id, request.priority, self.meter.rate());
-        self.queue.push(id, priority, now, rate, Sequence::new(request, tokens_max))?;
+        let (id, priority, rate) = (request.id, request.service.priority, self.meter.rate());
+        let key = self.kv.key(request.service.cache_salt.clone(), &request.prompt);
+        self.queue.push(id, priority, now, rate, Sequence::new(request, tokens_max, key))?;
         Ok(())
     }
 
@@ -90,6 +95,15 @@ impl Scheduler {
         let Running { ticket, sequence, tables, .. } = self.slots.remove(slot)?;
         self.kv.release(tables);
         Some(Vacated { ticket, sequence })
+    }
+
+    /// Takes a request out that failed alone, wherever it is: what it computed may be wrong.
+    pub(crate) fn drop_spoilt(&mut self, id: RequestId) {
+        let slot = self.slots.of(id);
+        match slot.and_then(|slot| self.slots.remove(slot)) {
+            Some(running) => self.kv.release_spoilt(running.tables),
+            None => drop(self.queue.remove(id)),
+        }
     }
 
     /// A request, wherever it is.

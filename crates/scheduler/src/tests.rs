@@ -2,5 +2,6 @@
 
 mod driver;
 mod overlap;
+mod prefixes;
 mod properties;
 mod rules;

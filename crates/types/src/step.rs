@@ -38,9 +38,11 @@ pub struct SlotAdmission {
 pub struct WorkItem {
     /// Whose positions.
     pub slot: SlotId,
-    /// Positions to run through the model, without a gap after those of the slot's item before. The executor knows the
-    /// token of each: from the admission, or drawn by itself in an earlier step. With two plans in flight, the token of
-    /// the last position may be one that the plan before this is only about to draw.
+    /// Positions to run through the model, without a gap after those of the slot's item before. The first item of a
+    /// slot may begin beyond 0: its blocks hold the positions before then, from another request or another time.
+    ///
+    /// The executor knows the token of each: from the admission, or drawn by itself in an earlier step. With two plans
+    /// in flight, the token of the last position may be one that the plan before this is only about to draw.
     pub positions: Range<u32>,
     /// One block table per cache group, covering positions `0..positions.end`.
     pub block_tables: Vec<Vec<BlockId>>,

@@ -4,7 +4,7 @@
 //! by itself: whoever is to blame fails alone this time and is ended, and the others are cleared. While one cannot
 //! be given room, the cleared ones go on, so there is always progress. A step on probation is under way alone.
 
-use types::SlotId;
+use types::{RequestId, SlotId};
 
 use super::admit::has_room;
 use crate::{Scheduler, plan::Draft, sequence::Running};
@@ -20,25 +20,21 @@ pub(crate) fn probation(scheduler: &mut Scheduler, draft: &mut Draft) -> bool {
         }
         return still_runs;
     }
-    if is_next(scheduler) {
-        let whole = draft.tokens_left;
-        scheduler.start_first(draft, whole);
-        return true;
-    }
-    false
+    let whole = draft.tokens_left;
+    next(scheduler).is_some_and(|id| scheduler.start(draft, id, whole))
 }
 
 /// Whether the next step goes to a request on probation. Such a step is under way alone, or nobody could tell which of
 /// two steps failed.
 pub(crate) fn is_probation_due(scheduler: &Scheduler) -> bool {
-    suspect(scheduler).is_some() || is_next(scheduler)
+    suspect(scheduler).is_some() || next(scheduler).is_some()
 }
 
 fn suspect(scheduler: &Scheduler) -> Option<(SlotId, &Running)> {
     scheduler.slots.iter().find(|(_, running)| running.sequence.probation.is_some())
 }
 
-fn is_next(scheduler: &Scheduler) -> bool {
-    let first = scheduler.queue.first();
-    first.is_some_and(|(_, sequence)| sequence.probation.is_some()) && has_room(scheduler)
+fn next(scheduler: &Scheduler) -> Option<RequestId> {
+    let (ticket, sequence) = scheduler.queue.first()?;
+    (sequence.probation.is_some() && has_room(scheduler, sequence)).then_some(ticket.id)
 }

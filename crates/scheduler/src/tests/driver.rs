@@ -7,7 +7,7 @@ use std::{
 
 use types::{
     CacheGroup, ExecutorInfo, Fault, FaultKind, FinishReason, Request, RequestEvent, RequestId,
-    SamplingParams, StepOutcome, StepPlan, TokenId, TokenLogprobs, Usage,
+    SamplingParams, Service, StepOutcome, StepPlan, TokenId, TokenLogprobs, Usage,
 };
 
 use crate::{
@@ -27,6 +27,7 @@ const STEP: Duration = Duration::from_millis(10);
 /// What came out for one request.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stream {
+    pub(super) cached_tokens: Option<u32>,
     pub(super) tokens: Vec<TokenId>,
     pub(super) prompt_logprobs: Option<Vec<TokenLogprobs>>,
     pub(super) finished: Option<(FinishReason, Usage)>,
@@ -71,6 +72,7 @@ pub(super) fn settings() -> Settings {
         running_max: 8,
         waiting_max: 100,
         kv_reserve_percent: 0,
+        prefix_cache: true,
     }
 }
 
@@ -182,6 +184,10 @@ impl Driver {
             let stream = self.streams.get_mut(&id).unwrap();
             assert!(!stream.ended(), "{id} goes on after its end: {event:?}");
             match event {
+                RequestEvent::Prefilled { cached_tokens } => {
+                    assert!(stream.tokens.is_empty(), "{id}: before the first token");
+                    assert!(stream.cached_tokens.replace(cached_tokens).is_none(), "{id}: once");
+                }
                 RequestEvent::PromptLogprobs(whole) => {
                     assert!(stream.tokens.is_empty(), "{id}: before the first token");
                     assert!(stream.prompt_logprobs.replace(whole).is_none(), "{id}: once");
@@ -196,7 +202,7 @@ impl Driver {
 
 pub(super) fn request(id: u64, prompt: Vec<TokenId>, tokens_max: u32) -> Request {
     let sampling = SamplingParams { seed: id, ..SamplingParams::default() };
-    Request { id: RequestId(id), prompt, sampling, tokens_max, priority: 0 }
+    Request { id: RequestId(id), prompt, sampling, tokens_max, service: Service::default() }
 }
 
 pub(super) fn prompt(seed: u64, len: usize) -> Vec<TokenId> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use proptest::{prelude::*, test_runner::RngSeed};
-use types::{CacheGroup, ExecutorInfo, Request, RequestId, SamplingParams, TokenId};
+use types::{CacheGroup, ExecutorInfo, Request, RequestId, SamplingParams, Service, TokenId};
 
 use super::driver::{Driver, FAILING, POISON, VOCAB_SIZE, executor, prompt};
 use crate::{
@@ -30,6 +30,9 @@ enum Operation {
 
 #[derive(Clone, Debug)]
 struct Arrival {
+    /// Prompts of one family begin alike.
+    family: u64,
+    salt: u8,
     prompt_len: usize,
     tokens_max: u32,
     priority: i32,
@@ -42,9 +45,13 @@ struct Arrival {
 fn arrival() -> impl Strategy<Value = Arrival> {
     let special = prop_oneof![60 => Just(None), 1 => Just(Some(FAILING)), 1 => Just(Some(POISON))];
     let stop_tokens = prop::collection::vec(0..VOCAB_SIZE, 0..2);
-    (1..30usize, 1..60u32, -1..2i32, stop_tokens, 0..5u32, any::<bool>(), special).prop_map(
-        |(prompt_len, tokens_max, priority, stop_tokens, tokens_min, prompt_logprobs, special)| {
+    let who = (0..4u64, 0..2u8, -1..2i32);
+    (who, 1..30usize, 1..60u32, stop_tokens, 0..5u32, any::<bool>(), special).prop_map(
+        |(who, prompt_len, tokens_max, stop_tokens, tokens_min, prompt_logprobs, special)| {
+            let (family, salt, priority) = who;
             Arrival {
+                family,
+                salt,
                 prompt_len,
                 tokens_max,
                 priority,
@@ -69,7 +76,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 
 fn sizes() -> impl Strategy<Value = (ExecutorInfo, Settings)> {
     let groups = prop::collection::vec((6..40u32, 1..9u32), 1..3);
-    (groups, 1..3u32, 1..40u32, 1..20u32, 1..9u32, 1..12u32, 0..40u32).prop_map(
+    (groups, 1..3u32, 1..40u32, 1..20u32, 1..9u32, 1..12u32, 0..40u32, any::<bool>()).prop_map(
         |(
             groups,
             steps_in_flight_max,
@@ -78,6 +85,7 @@ fn sizes() -> impl Strategy<Value = (ExecutorInfo, Settings)> {
             running_max,
             waiting_max,
             kv_reserve_percent,
+            prefix_cache,
         )| {
             let group = |(blocks, block_tokens)| CacheGroup { blocks, block_tokens };
             let cache_groups = groups.into_iter().map(group).collect();
@@ -87,6 +95,7 @@ fn sizes() -> impl Strategy<Value = (ExecutorInfo, Settings)> {
                 running_max,
                 waiting_max,
                 kv_reserve_percent,
+                prefix_cache,
             };
             (ExecutorInfo { cache_groups, steps_in_flight_max, ..executor(1) }, settings)
         },
@@ -104,7 +113,7 @@ struct Run {
 impl Run {
     fn submit(&mut self, arrival: &Arrival) {
         let id = RequestId(self.requests.len() as u64);
-        let mut prompt = prompt(id.0, arrival.prompt_len);
+        let mut prompt = prompt(arrival.family, arrival.prompt_len);
         if let Some(special) = arrival.special {
             prompt[arrival.prompt_len / 2] = special;
         }
@@ -115,10 +124,11 @@ impl Run {
             prompt_logprobs: arrival.prompt_logprobs.then_some(1),
             ..SamplingParams::default()
         };
-        let (tokens_max, priority) = (arrival.tokens_max, arrival.priority);
-        let request = Request { id, prompt, sampling, tokens_max, priority };
+        let cache_salt = arrival.salt.to_string().into();
+        let service = Service { priority: arrival.priority, cache_salt, ..Service::default() };
+        let request = Request { id, prompt, sampling, tokens_max: arrival.tokens_max, service };
         let limits = self.driver.scheduler.limits;
-        let check = limits.check(&request.prompt, &request.sampling, tokens_max);
+        let check = limits.check(&request.prompt, &request.sampling, request.tokens_max);
         let full = self.driver.scheduler.waiting_new()
             >= self.driver.scheduler.settings().waiting_max as usize;
         match self.driver.submit_request(request.clone()) {

@@ -110,7 +110,7 @@ fn the_latest_of_the_lowest_class_gives_way_and_loses_nothing() {
     // 10 blocks of 4: three requests of 8 tokens that grow to 20 each need 15.
     let mut driver = Driver::new(executor(10), settings());
     let mut urgent = request(3, prompt(3, 8), 12);
-    urgent.priority = -1;
+    urgent.service.priority = -1;
     driver.submit(1, prompt(1, 8), 12);
     driver.submit(2, prompt(2, 8), 12);
     driver.submit_request(urgent).unwrap();
