@@ -120,6 +120,7 @@ fn engine_settings(settings: &Settings, device: &Device) -> EngineSettings {
             prefill_chunk_max: device.prefill_chunk_max(settings),
             running_max: device.running_max(settings),
             waiting_max: settings.count("engine.waiting_max"),
+            prefix_cache: settings.switch("engine.prefix_cache"),
             ..defaults.scheduler
         },
         ..defaults

@@ -31,18 +31,28 @@ impl ExecutorGuard {
         Ok(seen)
     }
 
-    /// Runs one step.
-    pub(crate) fn run(&mut self, plan: StepPlan) -> Result<StepOutcome, Fault> {
-        let Some(executor) = &mut self.executor else {
-            return Err(Fault::new(FaultKind::Unavailable, "there is no executor"));
-        };
-        caught("a step", || {
-            executor.submit(plan)?;
-            executor.wait()
-        })
+    /// Starts a step.
+    pub(crate) fn submit(&mut self, plan: StepPlan) -> Result<(), Fault> {
+        self.with("a step", |executor| executor.submit(plan))
     }
 
-    /// Drops the executor.
+    /// Waits for the oldest step under way.
+    pub(crate) fn wait(&mut self) -> Result<StepOutcome, Fault> {
+        self.with("a step", |executor| executor.wait())
+    }
+
+    fn with<T>(
+        &mut self,
+        what: &str,
+        work: impl FnOnce(&mut dyn Executor) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        match &mut self.executor {
+            Some(executor) => caught(what, || work(executor.as_mut())),
+            None => Err(Fault::new(FaultKind::Unavailable, "there is no executor")),
+        }
+    }
+
+    /// Drops the executor, with what is under way.
     pub(crate) fn discard(&mut self) {
         let executor = self.executor.take();
         let dropped = caught("dropping the executor", || {

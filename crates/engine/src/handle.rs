@@ -4,7 +4,8 @@ use std::sync::{Arc, atomic::Ordering, mpsc};
 
 use telemetry::Rejection;
 use types::{
-    ExecutorInfo, Fault, FaultKind, MemoryReport, Request, RequestId, SamplingParams, TokenId,
+    ExecutorInfo, Fault, FaultKind, MemoryReport, Request, RequestId, SamplingParams, Service,
+    TokenId,
 };
 
 use crate::{EngineState, EngineStats, Generation, command::Command, shared::Shared};
@@ -20,8 +21,8 @@ pub struct NewRequest {
     /// together are at most the context and what the KV cache holds of one request. A request that was clipped ends
     /// with `Length` like any other that reached its limit.
     pub tokens_max: u32,
-    /// Lower is served first; equal priorities are served in order of arrival.
-    pub priority: i32,
+    /// How it is served among others.
+    pub service: Service,
 }
 
 /// Submits requests to an engine. Cheap to clone.
@@ -51,7 +52,7 @@ impl EngineHandle {
             EngineState::Stopped => return Err(unavailable("the engine has stopped")),
             EngineState::Failed => return Err(unavailable("the engine has failed")),
         }
-        let NewRequest { prompt, sampling, tokens_max, priority } = new;
+        let NewRequest { prompt, sampling, tokens_max, service } = new;
         let tokens_max = self
             .shared
             .limits
@@ -59,9 +60,9 @@ impl EngineHandle {
             .map_err(|refusal| refused(Rejection::Invalid, refusal.into()))?;
         self.shared.take_place().map_err(|full| refused(Rejection::Overloaded, full.into()))?;
         let id = RequestId(self.shared.numbers.next_id.fetch_add(1, Ordering::Relaxed));
-        // Room for every event there can be: the prompt's log-probabilities, the tokens, the end.
-        let (events, receiver) = tokio::sync::mpsc::channel(tokens_max as usize + 2);
-        let request = Request { id, prompt, sampling, tokens_max, priority };
+        // Room for every event there can be: the end of the prompt, its log-probabilities, the tokens, the end.
+        let (events, receiver) = tokio::sync::mpsc::channel(tokens_max as usize + 3);
+        let request = Request { id, prompt, sampling, tokens_max, service };
         let arrived = self.shared.clock.now();
         self.commands
             .send(Command::Submit { request, arrived, events })

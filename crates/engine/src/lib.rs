@@ -4,6 +4,9 @@
 //! taken, and gives out a [`Generation`], the stream of one request's events. The thread never waits for a reader: a
 //! stream has room for every event that its request can have. Dropping a `Generation` aborts its request.
 //!
+//! An executor that takes two steps at once gets the next one before the events of the last are out, so that a device
+//! need not wait for the host.
+//!
 //! When a step fails as a whole, by a fault or a panic of the executor, the executor is built again and the requests
 //! are computed again in it, so their streams go on; one that is to blame ends alone (see `scheduler`). An executor
 //! that keeps failing makes the engine give up: it ends what it has and refuses what comes.

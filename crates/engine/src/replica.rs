@@ -1,8 +1,10 @@
 //! The step loop of one replica.
 
 use std::{
+    collections::VecDeque,
     sync::{Arc, atomic::Ordering, mpsc},
     thread,
+    time::Duration,
 };
 
 use scheduler::Scheduler;
@@ -24,10 +26,21 @@ pub(crate) struct Replica {
     streams: Streams,
     shared: Arc<Shared>,
     settings: EngineSettings,
+    /// The steps under way, the oldest first.
+    under_way: VecDeque<UnderWay>,
+    /// When the last step ended.
+    last_ended: Duration,
     /// Failures of the executor since the last step that succeeded.
     failures: u32,
     /// New requests in the scheduler's queue as of the last look; each holds a place.
     places_held: u32,
+}
+
+/// A step that the executor has and has not answered.
+#[derive(Debug)]
+struct UnderWay {
+    planned: Duration,
+    positions: u64,
 }
 
 impl Replica {
@@ -38,8 +51,17 @@ impl Replica {
         settings: EngineSettings,
     ) -> Self {
         let streams = Streams::new(shared.metrics.clone());
-        let replica =
-            Self { scheduler, executor, streams, shared, settings, failures: 0, places_held: 0 };
+        let replica = Self {
+            scheduler,
+            executor,
+            streams,
+            shared,
+            settings,
+            under_way: VecDeque::new(),
+            last_ended: Duration::ZERO,
+            failures: 0,
+            places_held: 0,
+        };
         replica.publish_numbers();
         replica
     }
@@ -96,31 +118,47 @@ impl Replica {
         false
     }
 
-    /// Plans and runs one step. Says whether there was one.
+    /// Gives the executor as many steps as it takes at once, and waits for the oldest. Says whether there was one.
     fn step(&mut self) -> bool {
-        let planned = self.shared.clock.now();
-        let Some(plan) = self.scheduler.plan(planned) else { return false };
-        let positions = plan.token_count() as u64;
-        // Who starts now leaves a place in the queue, and not only when the step is done.
-        self.publish(Vec::new());
-        let outcome = self.executor.run(plan);
-        let now = self.shared.clock.now();
-        match outcome.and_then(|outcome| self.scheduler.commit(outcome, now).map_err(Fault::from)) {
-            Ok(events) => {
-                if positions > 0 {
-                    self.failures = 0;
-                    self.shared.metrics.step(now.saturating_sub(planned), positions);
-                }
-                self.publish(events);
-            }
-            Err(fault) => self.recover(&fault),
-        }
-        true
+        let stepped = self.submit_all().and_then(|()| self.finish_oldest());
+        stepped.unwrap_or_else(|fault| {
+            self.recover(&fault);
+            true
+        })
     }
 
-    /// The step failed as a whole. Builds the executor again, or gives up.
+    fn submit_all(&mut self) -> Result<(), Fault> {
+        loop {
+            let planned = self.shared.clock.now();
+            let Some(plan) = self.scheduler.plan(planned) else { return Ok(()) };
+            self.under_way.push_back(UnderWay { planned, positions: plan.token_count() as u64 });
+            // Who starts now leaves a place in the queue, and not only when the step is done.
+            self.publish(Vec::new());
+            self.executor.submit(plan)?;
+        }
+    }
+
+    fn finish_oldest(&mut self) -> Result<bool, Fault> {
+        let Some(UnderWay { planned, positions }) = self.under_way.pop_front() else {
+            return Ok(false);
+        };
+        let outcome = self.executor.wait()?;
+        let now = self.shared.clock.now();
+        let events = self.scheduler.commit(outcome, now)?;
+        // A step that was submitted while another ran began when that one ended.
+        let begun = planned.max(std::mem::replace(&mut self.last_ended, now));
+        if positions > 0 {
+            self.failures = 0;
+            self.shared.metrics.step(now.saturating_sub(begun), positions);
+        }
+        self.publish(events);
+        Ok(true)
+    }
+
+    /// A step failed as a whole, and whatever is under way is lost with it. Builds the executor again, or gives up.
     fn recover(&mut self, fault: &Fault) {
         tracing::error!(%fault, "the executor failed; its requests will be computed again");
+        self.under_way.clear();
         let blame = Fault::internal("the model failed twice while it computed this request");
         let events = self.scheduler.requeue_all(&blame, self.shared.clock.now());
         for (id, _) in &events {
@@ -175,6 +213,10 @@ impl Replica {
         numbers.steps.store(counters.steps, Ordering::Relaxed);
         let before = numbers.preemptions.swap(counters.preemptions, Ordering::Relaxed);
         metrics.preempted(counters.preemptions - before);
+        let (queried, hits) = (counters.prefix_queried_tokens, counters.prefix_hit_tokens);
+        let queried_before = numbers.prefix_queried_tokens.swap(queried, Ordering::Relaxed);
+        let hits_before = numbers.prefix_hit_tokens.swap(hits, Ordering::Relaxed);
+        metrics.prefixes(queried - queried_before, hits - hits_before);
         metrics.set_requests(running, waiting);
         metrics.set_kv_blocks(used, total);
         self.shared.set_service_rate(self.scheduler.service_rate());

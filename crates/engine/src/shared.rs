@@ -49,6 +49,10 @@ pub struct EngineStats {
     pub generated_tokens: u64,
     /// Requests preempted since the start.
     pub preemptions: u64,
+    /// Tokens of the requests that started since the start.
+    pub prefix_queried_tokens: u64,
+    /// Of those, the ones that were cached.
+    pub prefix_hit_tokens: u64,
     /// Times the executor failed and was built again since the start.
     pub executor_rebuilds: u64,
 }
@@ -79,6 +83,8 @@ pub(crate) struct Numbers {
     pub(crate) steps: AtomicU64,
     pub(crate) generated_tokens: AtomicU64,
     pub(crate) preemptions: AtomicU64,
+    pub(crate) prefix_queried_tokens: AtomicU64,
+    pub(crate) prefix_hit_tokens: AtomicU64,
     pub(crate) executor_rebuilds: AtomicU64,
     service_rate: Mutex<ServiceRate>,
 }
@@ -138,6 +144,8 @@ impl Shared {
             steps: numbers.steps.load(Ordering::Relaxed),
             generated_tokens: numbers.generated_tokens.load(Ordering::Relaxed),
             preemptions: numbers.preemptions.load(Ordering::Relaxed),
+            prefix_queried_tokens: numbers.prefix_queried_tokens.load(Ordering::Relaxed),
+            prefix_hit_tokens: numbers.prefix_hit_tokens.load(Ordering::Relaxed),
             executor_rebuilds: numbers.executor_rebuilds.load(Ordering::Relaxed),
         }
     }

@@ -67,7 +67,7 @@ impl Stream {
     fn record(&mut self, event: &RequestEvent, now: Duration, metrics: &EngineMetrics) -> bool {
         let since_arrival = now.saturating_sub(self.arrived);
         match event {
-            RequestEvent::PromptLogprobs(_) => false,
+            RequestEvent::Prefilled { .. } | RequestEvent::PromptLogprobs(_) => false,
             RequestEvent::Token { .. } => {
                 match self.last_token.replace(now) {
                     None => metrics.first_token(since_arrival, self.prompt_tokens),

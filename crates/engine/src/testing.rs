@@ -2,7 +2,10 @@
 //!
 //! What it generates is known without running it: [`expected_output`]. It checks that plans keep to the contract.
 
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError, mpsc},
+};
 
 use scheduler::testing::FakeModel;
 pub use scheduler::testing::{expected_output, logprobs_of};
@@ -95,7 +98,7 @@ impl StepPermits {
 pub struct FakeExecutor {
     settings: FakeSettings,
     model: FakeModel,
-    submitted: Option<StepPlan>,
+    under_way: VecDeque<StepPlan>,
 }
 
 impl FakeExecutor {
@@ -105,7 +108,7 @@ impl FakeExecutor {
         if let Some(token) = settings.failing_token {
             model = model.with_failing_token(token);
         }
-        Self { settings, model, submitted: None }
+        Self { settings, model, under_way: VecDeque::new() }
     }
 }
 
@@ -115,13 +118,14 @@ impl Executor for FakeExecutor {
     }
 
     fn submit(&mut self, plan: StepPlan) -> Result<(), Fault> {
-        assert!(self.submitted.is_none(), "{plan} comes while a step is under way");
-        self.submitted = Some(plan);
+        let free = self.under_way.len() < self.settings.info.steps_in_flight_max as usize;
+        assert!(free, "{plan} comes while as many steps are under way as can be");
+        self.under_way.push_back(plan);
         Ok(())
     }
 
     fn wait(&mut self) -> Result<StepOutcome, Fault> {
-        let plan = self.submitted.take().expect("a step is under way");
+        let plan = self.under_way.pop_front().expect("a step is under way");
         if let Some(gate) = &self.settings.gate {
             gate.wait();
         }

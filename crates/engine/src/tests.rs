@@ -12,7 +12,7 @@ use std::{
 use telemetry::{EngineMetrics, Metrics};
 use types::{
     Executor, ExecutorInfo, Fault, FaultKind, FinishReason, MemoryReport, RequestEvent,
-    SampledToken, SamplingParams, StepOutcome, StepPlan, TokenId,
+    SampledToken, SamplingParams, Service, StepOutcome, StepPlan, TokenId,
 };
 
 use crate::{
@@ -35,10 +35,19 @@ fn fake() -> FakeSettings {
     FakeSettings::new(VOCAB_SIZE)
 }
 
+/// An executor that takes one step at a time, and one that takes two.
+fn fakes() -> [FakeSettings; 2] {
+    [1, 2].map(|steps_in_flight_max| {
+        let mut fake = fake();
+        fake.info.steps_in_flight_max = steps_in_flight_max;
+        fake
+    })
+}
+
 fn request(seed: u64, prompt_len: usize, tokens_max: u32) -> NewRequest {
     let prompt = (0..prompt_len as u64).map(|at| ((seed * 13 + at * 5) % 900) as TokenId).collect();
     let sampling = SamplingParams { seed, ..SamplingParams::default() };
-    NewRequest { prompt, sampling, tokens_max, priority: 0 }
+    NewRequest { prompt, sampling, tokens_max, service: Service::default() }
 }
 
 fn expected(request: &NewRequest) -> Vec<TokenId> {
@@ -46,9 +55,12 @@ fn expected(request: &NewRequest) -> Vec<TokenId> {
 }
 
 fn token(generation: &mut Generation) -> TokenId {
-    match generation.next_blocking() {
-        Some(RequestEvent::Token { token, .. }) => token,
-        other => panic!("not a token: {other:?}"),
+    loop {
+        match generation.next_blocking() {
+            Some(RequestEvent::Prefilled { .. }) => {}
+            Some(RequestEvent::Token { token, .. }) => return token,
+            other => panic!("not a token: {other:?}"),
+        }
     }
 }
 
@@ -57,7 +69,7 @@ fn read(mut generation: Generation) -> (Vec<TokenId>, Option<Fault>) {
     let mut tokens = Vec::new();
     loop {
         match generation.next_blocking().expect("a stream says how it ends") {
-            RequestEvent::PromptLogprobs(_) => {}
+            RequestEvent::Prefilled { .. } | RequestEvent::PromptLogprobs(_) => {}
             RequestEvent::Token { token, .. } => tokens.push(token),
             RequestEvent::Finished { usage, .. } => {
                 assert_eq!(usage.generated_tokens as usize, tokens.len());
@@ -74,27 +86,30 @@ fn read(mut generation: Generation) -> (Vec<TokenId>, Option<Fault>) {
 
 #[test]
 fn many_requests_from_many_threads_each_get_their_own_tokens() {
-    let (engine, handle) = start(fake());
-    let clients: Vec<_> = (0..8u64)
-        .map(|client| {
-            let handle = handle.clone();
-            thread::spawn(move || {
-                for index in 0..8 {
-                    let seed = client * 100 + index;
-                    let new = request(seed, 1 + (seed as usize * 7) % 120, 1 + seed as u32 % 40);
-                    let generation = handle.submit(new.clone()).unwrap();
-                    assert_eq!(read(generation), (expected(&new), None));
-                }
+    for fake in fakes() {
+        let (engine, handle) = start(fake);
+        let clients: Vec<_> = (0..8u64)
+            .map(|client| {
+                let handle = handle.clone();
+                thread::spawn(move || {
+                    for index in 0..8 {
+                        let seed = client * 100 + index;
+                        let new =
+                            request(seed, 1 + (seed as usize * 7) % 120, 1 + seed as u32 % 40);
+                        let generation = handle.submit(new.clone()).unwrap();
+                        assert_eq!(read(generation), (expected(&new), None));
+                    }
+                })
             })
-        })
-        .collect();
-    for client in clients {
-        client.join().unwrap();
+            .collect();
+        for client in clients {
+            client.join().unwrap();
+        }
+        let stats = handle.stats();
+        assert_eq!((stats.running, stats.waiting, stats.kv_blocks_used), (0, 0, 0));
+        assert_eq!(stats.kv_blocks_total, 64);
+        engine.shutdown();
     }
-    let stats = handle.stats();
-    assert_eq!((stats.running, stats.waiting, stats.kv_blocks_used), (0, 0, 0));
-    assert_eq!(stats.kv_blocks_total, 64);
-    engine.shutdown();
 }
 
 #[test]
@@ -107,6 +122,7 @@ fn a_stream_can_be_read_asynchronously() {
         let mut tokens = Vec::new();
         while let Some(event) = generation.next().await {
             match event {
+                RequestEvent::Prefilled { .. } => {}
                 RequestEvent::Token { token, .. } => tokens.push(token),
                 RequestEvent::Finished { reason, .. } => assert_eq!(reason, FinishReason::Length),
                 other => panic!("{other:?}"),
@@ -119,20 +135,39 @@ fn a_stream_can_be_read_asynchronously() {
 
 #[test]
 fn dropping_a_generation_ends_its_request() {
+    for fake in fakes() {
+        let (gate, permits) = StepGate::closed();
+        let (_engine, handle) = start(FakeSettings { gate: Some(gate), ..fake });
+        let mut long = handle.submit(request(1, 10, 400)).unwrap();
+        permits.let_through(1);
+        token(&mut long);
+        assert_eq!(handle.stats().running, 1);
+        drop(long);
+        let new = request(2, 10, 2);
+        let short = handle.submit(new.clone()).unwrap();
+        drop(permits);
+        assert_eq!(read(short), (expected(&new), None));
+        let stats = handle.stats();
+        assert_eq!((stats.running, stats.kv_blocks_used), (0, 0), "only the short one finished");
+        assert!(stats.generated_tokens < 10, "{stats:?}");
+    }
+}
+
+#[test]
+fn the_next_step_is_submitted_before_the_last_has_ended() {
     let (gate, permits) = StepGate::closed();
-    let (_engine, handle) = start(FakeSettings { gate: Some(gate), ..fake() });
-    let mut long = handle.submit(request(1, 10, 400)).unwrap();
+    let [_, fake] = fakes();
+    let (_engine, handle) = start(FakeSettings { gate: Some(gate), ..fake });
+    let mut generation = handle.submit(request(1, 10, 3)).unwrap();
     permits.let_through(1);
-    token(&mut long);
-    assert_eq!(handle.stats().running, 1);
-    drop(long);
-    let new = request(2, 10, 2);
-    let short = handle.submit(new.clone()).unwrap();
+    token(&mut generation);
+    // The token is out before the step behind it has ended.
+    while handle.stats().steps < 3 {
+        thread::yield_now();
+    }
+    assert_eq!(handle.stats().generated_tokens, 1);
     drop(permits);
-    assert_eq!(read(short), (expected(&new), None));
-    let stats = handle.stats();
-    assert_eq!((stats.running, stats.kv_blocks_used), (0, 0), "only the short one finished");
-    assert!(stats.generated_tokens < 10, "{stats:?}");
+    assert_eq!(read(handle.submit(request(2, 4, 4)).unwrap()), (expected(&request(2, 4, 4)), None));
 }
 
 #[test]
@@ -199,37 +234,43 @@ fn a_request_that_can_never_fit_is_refused_with_both_numbers() {
 
 #[test]
 fn streams_go_on_when_the_executor_is_lost() {
-    let (gate, permits) = StepGate::closed();
-    // After each loss the six are cleared alone, which takes six steps; in those nothing may happen.
-    let (panicking_steps, faulty_steps) = (vec![3, 12], vec![25]);
-    let (_engine, handle) =
-        start(FakeSettings { panicking_steps, faulty_steps, gate: Some(gate), ..fake() });
-    let requests: Vec<_> = (0..6).map(|seed| request(seed, 30, 25)).collect();
-    let generations: Vec<_> =
-        requests.iter().map(|new| handle.submit(new.clone()).unwrap()).collect();
-    drop(permits);
-    for (generation, new) in generations.into_iter().zip(&requests) {
-        assert_eq!(read(generation), (expected(new), None));
+    // After each loss the six are cleared alone: in six steps, or in twelve where two steps were lost. In those
+    // nothing may happen.
+    let lost = [(vec![3, 12], vec![25]), (vec![3, 20], vec![40])];
+    for (fake, (panicking_steps, faulty_steps)) in fakes().into_iter().zip(lost) {
+        let (gate, permits) = StepGate::closed();
+        let (_engine, handle) =
+            start(FakeSettings { panicking_steps, faulty_steps, gate: Some(gate), ..fake });
+        let requests: Vec<_> = (0..6).map(|seed| request(seed, 30, 25)).collect();
+        let generations: Vec<_> =
+            requests.iter().map(|new| handle.submit(new.clone()).unwrap()).collect();
+        drop(permits);
+        for (generation, new) in generations.into_iter().zip(&requests) {
+            assert_eq!(read(generation), (expected(new), None));
+        }
+        let stats = handle.stats();
+        assert_eq!((stats.executor_rebuilds, stats.state), (3, EngineState::Running));
     }
-    let stats = handle.stats();
-    assert_eq!((stats.executor_rebuilds, stats.state), (3, EngineState::Running));
 }
 
 #[test]
 fn a_poisonous_request_ends_alone() {
-    let fake = FakeSettings { panicking_token: Some(SPECIAL), failing_token: Some(998), ..fake() };
-    let (_engine, handle) = start(fake);
-    let good: Vec<_> = (0..4).map(|seed| request(seed, 30, 60)).collect();
-    let generations: Vec<_> = good.iter().map(|new| handle.submit(new.clone()).unwrap()).collect();
-    let poison = NewRequest { prompt: vec![1, SPECIAL], ..request(9, 1, 5) };
-    let (tokens, fault) = read(handle.submit(poison).unwrap());
-    assert_eq!((tokens.len(), fault.unwrap().kind), (0, FaultKind::Internal));
-    let failing = NewRequest { prompt: vec![1, 998], ..request(9, 1, 5) };
-    assert_eq!(read(handle.submit(failing).unwrap()).1.unwrap().message, "the failing token");
-    for (generation, new) in generations.into_iter().zip(&good) {
-        assert_eq!(read(generation), (expected(new), None));
+    for fake in fakes() {
+        let (panicking_token, failing_token) = (Some(SPECIAL), Some(998));
+        let (_engine, handle) = start(FakeSettings { panicking_token, failing_token, ..fake });
+        let good: Vec<_> = (0..4).map(|seed| request(seed, 30, 60)).collect();
+        let generations: Vec<_> =
+            good.iter().map(|new| handle.submit(new.clone()).unwrap()).collect();
+        let poison = NewRequest { prompt: vec![1, SPECIAL], ..request(9, 1, 5) };
+        let (tokens, fault) = read(handle.submit(poison).unwrap());
+        assert_eq!((tokens.len(), fault.unwrap().kind), (0, FaultKind::Internal));
+        let failing = NewRequest { prompt: vec![1, 998], ..request(9, 1, 5) };
+        assert_eq!(read(handle.submit(failing).unwrap()).1.unwrap().message, "the failing token");
+        for (generation, new) in generations.into_iter().zip(&good) {
+            assert_eq!(read(generation), (expected(new), None));
+        }
+        assert_eq!(handle.stats().executor_rebuilds, 2);
     }
-    assert_eq!(handle.stats().executor_rebuilds, 2);
 }
 
 #[test]
@@ -298,63 +339,71 @@ impl Executor for Liar {
 
 #[test]
 fn an_executor_that_breaks_the_contract_is_replaced() {
-    let mut first = true;
-    let factory = move || -> Result<Box<dyn Executor>, Fault> {
-        let honest = FakeExecutor::new(fake());
-        Ok(if std::mem::take(&mut first) { Box::new(Liar(honest)) } else { Box::new(honest) })
-    };
-    let (_engine, handle) =
-        Engine::start(factory, settings(), EngineMetrics::unregistered()).unwrap();
-    let new = request(1, 10, 20);
-    assert_eq!(read(handle.submit(new.clone()).unwrap()), (expected(&new), None));
-    assert_eq!(handle.stats().executor_rebuilds, 1);
+    for fake in fakes() {
+        let mut first = true;
+        let factory = move || -> Result<Box<dyn Executor>, Fault> {
+            let honest = FakeExecutor::new(fake.clone());
+            Ok(if std::mem::take(&mut first) { Box::new(Liar(honest)) } else { Box::new(honest) })
+        };
+        let (_engine, handle) =
+            Engine::start(factory, settings(), EngineMetrics::unregistered()).unwrap();
+        let new = request(1, 10, 20);
+        assert_eq!(read(handle.submit(new.clone()).unwrap()), (expected(&new), None));
+        assert_eq!(handle.stats().executor_rebuilds, 1);
+    }
 }
 
 #[test]
 fn draining_refuses_new_requests_and_finishes_old_ones() {
-    let (gate, permits) = StepGate::closed();
-    let (_engine, handle) = start(FakeSettings { gate: Some(gate), ..fake() });
-    let new = request(1, 10, 20);
-    let generation = handle.submit(new.clone()).unwrap();
-    handle.drain();
-    let fault = handle.submit(request(2, 1, 1)).unwrap_err();
-    assert_eq!((fault.kind, handle.state()), (FaultKind::Unavailable, EngineState::Draining));
-    drop(permits);
-    assert_eq!(read(generation), (expected(&new), None));
+    for fake in fakes() {
+        let (gate, permits) = StepGate::closed();
+        let (_engine, handle) = start(FakeSettings { gate: Some(gate), ..fake });
+        let new = request(1, 10, 20);
+        let generation = handle.submit(new.clone()).unwrap();
+        handle.drain();
+        let fault = handle.submit(request(2, 1, 1)).unwrap_err();
+        assert_eq!((fault.kind, handle.state()), (FaultKind::Unavailable, EngineState::Draining));
+        drop(permits);
+        assert_eq!(read(generation), (expected(&new), None));
+    }
 }
 
 #[test]
 fn the_end_of_all_reaches_the_running_and_the_waiting() {
-    let (gate, permits) = StepGate::closed();
-    let (_engine, handle) = start(FakeSettings { gate: Some(gate), ..fake() });
-    let generations: Vec<_> =
-        (0..12).map(|seed| handle.submit(request(seed, 10, 400)).unwrap()).collect();
-    let fault = Fault::new(FaultKind::Deadline, "the drain took too long");
-    handle.end_all(fault.clone());
-    drop(permits);
-    for generation in generations {
-        assert_eq!(read(generation).1, Some(fault.clone()));
+    for fake in fakes() {
+        let (gate, permits) = StepGate::closed();
+        let (_engine, handle) = start(FakeSettings { gate: Some(gate), ..fake });
+        let generations: Vec<_> =
+            (0..12).map(|seed| handle.submit(request(seed, 10, 400)).unwrap()).collect();
+        let fault = Fault::new(FaultKind::Deadline, "the drain took too long");
+        handle.end_all(fault.clone());
+        drop(permits);
+        for generation in generations {
+            assert_eq!(read(generation).1, Some(fault.clone()));
+        }
+        assert_eq!((handle.stats().running, handle.stats().waiting), (0, 0));
     }
-    assert_eq!((handle.stats().running, handle.stats().waiting), (0, 0));
 }
 
 #[test]
 fn shutdown_ends_every_stream() {
-    let (gate, permits) = StepGate::closed();
-    let (engine, handle) = start(FakeSettings { gate: Some(gate), ..fake() });
-    let generations: Vec<_> =
-        (0..12).map(|seed| handle.submit(request(seed, 10, 400)).unwrap()).collect();
-    let stopping = thread::spawn(|| engine.shutdown());
-    while handle.state() != EngineState::Stopped {
-        thread::yield_now();
+    for fake in fakes() {
+        let (gate, permits) = StepGate::closed();
+        let (engine, handle) = start(FakeSettings { gate: Some(gate), ..fake });
+        let generations: Vec<_> =
+            (0..12).map(|seed| handle.submit(request(seed, 10, 400)).unwrap()).collect();
+        let stopping = thread::spawn(|| engine.shutdown());
+        while handle.state() != EngineState::Stopped {
+            thread::yield_now();
+        }
+        drop(permits);
+        stopping.join().unwrap();
+        for generation in generations {
+            assert_eq!(read(generation).1.unwrap().kind, FaultKind::Unavailable);
+        }
+        assert_eq!(handle.state(), EngineState::Stopped);
+        assert_eq!(handle.submit(request(1, 1, 1)).unwrap_err().message, "the engine has stopped");
     }
-    drop(permits);
-    stopping.join().unwrap();
-    for generation in generations {
-        assert_eq!(read(generation).1.unwrap().kind, FaultKind::Unavailable);
-    }
-    assert_eq!(handle.state(), EngineState::Stopped);
-    assert_eq!(handle.submit(request(1, 1, 1)).unwrap_err().message, "the engine has stopped");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use hyper::body::{Frame, SizeHint};
 use telemetry::HttpMetrics;
 use tracing::{Instrument, info, info_span};
 
-use crate::{Error, fault, record::Record, state::FrontState};
+use crate::{Error, caller::Caller, fault, record::Record, state::FrontState};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_LENGTH_MAX: usize = 128;
@@ -67,20 +67,23 @@ pub(crate) async fn observe(
 /// Goes around the routes that cost something, if keys are asked for.
 pub(crate) async fn authorize(
     State(state): State<FrontState>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let keys = &state.settings().api_keys;
     let given = bearer(request.headers());
-    let known = keys.is_empty()
-        || given.is_some_and(|given| {
-            // Every key is compared in full, so that the time taken tells nothing.
-            keys.iter().fold(false, |found, key| found | same(key.as_bytes(), given.as_bytes()))
-        });
-    if known {
-        return next.run(request).await;
+    // Every key is compared in full, so that the time taken tells nothing.
+    let known = given.and_then(|given| {
+        keys.iter().enumerate().fold(None, |known, (index, key)| {
+            if same(key.as_bytes(), given.as_bytes()) { Some(index) } else { known }
+        })
+    });
+    if known.is_none() && !keys.is_empty() {
+        return Error::Unauthorized { given: given.is_some() }.into_response();
     }
-    Error::Unauthorized { given: given.is_some() }.into_response()
+    let caller = Caller::new(request.headers(), known);
+    request.extensions_mut().insert(caller);
+    next.run(request).await
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -136,6 +139,7 @@ impl Drop for Watch {
         let model = record.model();
         let first_token_ms = record.first_token_ms();
         let (prompt_tokens, output_tokens) = (record.prompt_tokens(), record.output_tokens());
+        let cached_tokens = record.cached_tokens();
         let error = record.error();
         let error = error.as_deref();
         info!(
@@ -145,6 +149,7 @@ impl Drop for Watch {
             first_token_ms,
             model,
             prompt_tokens,
+            cached_tokens,
             output_tokens,
             error,
             "request finished"

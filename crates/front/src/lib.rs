@@ -12,6 +12,7 @@
 mod access;
 mod admin;
 mod body;
+mod caller;
 mod fault;
 mod generate;
 mod json;

@@ -16,6 +16,7 @@ pub(crate) struct Record {
     pub(crate) started: Instant,
     model: OnceLock<String>,
     prompt_tokens: AtomicU64,
+    cached_tokens: AtomicU64,
     output_tokens: AtomicU64,
     first_token: OnceLock<Instant>,
     /// The first thing that went wrong.
@@ -29,6 +30,7 @@ impl Record {
             started: Instant::now(),
             model: OnceLock::new(),
             prompt_tokens: AtomicU64::new(0),
+            cached_tokens: AtomicU64::new(0),
             output_tokens: AtomicU64::new(0),
             first_token: OnceLock::new(),
             error: Mutex::new(None),
@@ -41,6 +43,11 @@ impl Record {
 
     pub(crate) fn add_prompt_tokens(&self, count: usize) {
         self.prompt_tokens.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Tokens of a prompt that were in the cache.
+    pub(crate) fn add_cached_tokens(&self, count: u32) {
+        self.cached_tokens.fetch_add(count.into(), Ordering::Relaxed);
     }
 
     pub(crate) fn add_output_tokens(&self, count: usize, now: Instant) {
@@ -60,6 +67,10 @@ impl Record {
 
     pub(crate) fn prompt_tokens(&self) -> u64 {
         self.prompt_tokens.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn cached_tokens(&self) -> u64 {
+        self.cached_tokens.load(Ordering::Relaxed)
     }
 
     pub(crate) fn output_tokens(&self) -> u64 {

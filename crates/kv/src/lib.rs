@@ -3,14 +3,20 @@
 //! Pure bookkeeping: the bytes belong to the executor. Each cache group has a pool of its own; a request has one block
 //! table in each group. Blocks are counted by reference, so that tables may share one.
 //!
+//! Blocks that were computed whole can be found by their tokens (see `prefix.rs`): a request that begins like an
+//! earlier one takes its blocks, held or not. Where blocks run out, those go that nobody holds, the longest unused
+//! first.
+//!
 //! What always holds: free and held blocks are all blocks; no block is free twice; the count of a block is the
-//! number of tables that hold it; a table only grows at its end, until it is given back whole.
-//! [`KvManager::invariants`] checks it.
+//! number of tables that hold it; a table only grows at its end, until it is given back whole; the block before one
+//! that can be found can be found too. [`KvManager::invariants`] checks it.
 
 mod manager;
 mod pool;
+mod prefix;
 mod table;
 
-pub use manager::{Error, KvManager, Shortage};
+pub use manager::{Error, Hit, KvManager, Shortage};
 pub use pool::BlockPool;
+pub use prefix::PrefixKey;
 pub use table::{BlockTable, BlockTables};

@@ -1,8 +1,10 @@
 //! The pools of all cache groups together.
 
-use types::{BlockId, CacheGroup};
+use std::sync::Arc;
 
-use crate::{BlockPool, BlockTable, BlockTables};
+use types::{BlockId, CacheGroup, TokenId};
+
+use crate::{BlockPool, BlockTable, BlockTables, PrefixKey, prefix::Before};
 
 /// Why a KV cache cannot be managed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,21 +34,169 @@ pub struct Shortage {
     pub free: u32,
 }
 
+/// What the cache has of a sequence.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hit {
+    /// The first positions of the sequence, whole blocks in every group.
+    pub positions: u32,
+    /// For each group, how many of their blocks somebody holds: the others are among the free ones.
+    pub held: Vec<u32>,
+}
+
 /// The KV cache of one executor.
 #[derive(Debug)]
 pub struct KvManager {
     pools: Vec<BlockPool>,
+    /// A hit is a multiple of this many positions, so that it ends with a block in every group.
+    hit_tokens: u32,
+    finds_prefixes: bool,
 }
 
 impl KvManager {
-    /// A cache of these groups, all free. A model without a cache has none.
-    pub fn new(groups: &[CacheGroup]) -> Result<Self, Error> {
+    /// A cache of these groups, all free. A model without a cache has none. Without `finds_prefixes`, every request
+    /// computes all of its positions.
+    pub fn new(groups: &[CacheGroup], finds_prefixes: bool) -> Result<Self, Error> {
         for (group, &CacheGroup { blocks, block_tokens }) in groups.iter().enumerate() {
             if blocks == 0 || block_tokens == 0 {
                 return Err(Error::EmptyGroup { group, blocks, block_tokens });
             }
         }
-        Ok(Self { pools: groups.iter().map(BlockPool::new).collect() })
+        let hit_tokens = groups
+            .iter()
+            .fold(1, |tokens, group| least_common_multiple(tokens, u64::from(group.block_tokens)));
+        Ok(Self {
+            pools: groups.iter().map(BlockPool::new).collect(),
+            hit_tokens: hit_tokens.try_into().unwrap_or(u32::MAX),
+            finds_prefixes,
+        })
+    }
+
+    /// What a sequence of these tokens is found by.
+    pub fn key(&self, salt: Arc<str>, tokens: &[TokenId]) -> PrefixKey {
+        let groups = if self.finds_prefixes { self.pools.len() } else { 0 };
+        let mut key = PrefixKey { salt, groups: vec![Vec::new(); groups] };
+        self.extend(&mut key, tokens);
+        key
+    }
+
+    fn extend(&self, key: &mut PrefixKey, tokens: &[TokenId]) {
+        for group in 0..key.groups.len() {
+            key.extend(group, self.pools[group].block_tokens(), tokens);
+        }
+    }
+
+    /// What the cache seems to have of the first `positions_max` positions of a sequence, by their hashes alone: what
+    /// [`take`](Self::take) gets, unless hashes collide.
+    pub fn find(&self, key: &PrefixKey, positions_max: u32) -> Hit {
+        let groups = || self.pools.iter().zip(&key.groups);
+        let known = |(pool, hashes): (&BlockPool, &Vec<u64>)| {
+            // The block before a known one is known.
+            let blocks = hashes.partition_point(|hash| pool.index.find(*hash).is_some());
+            blocks as u32 * pool.block_tokens()
+        };
+        let positions = self.hit(groups().map(known), positions_max);
+        let held = |(pool, hashes): (&BlockPool, &Vec<u64>)| {
+            let hit = &hashes[..(positions / pool.block_tokens()) as usize];
+            let is_held = |block| pool.holders(block) > 0;
+            hit.partition_point(|hash| pool.index.find(*hash).is_some_and(is_held)) as u32
+        };
+        Hit { positions, held: groups().map(held).collect() }
+    }
+
+    /// How many of their first `positions_max` positions two sequences have in common, as far as hashes tell, and as a
+    /// hit would count them.
+    pub fn in_common(&self, one: &PrefixKey, other: &PrefixKey, positions_max: u32) -> u32 {
+        let lists = self.pools.iter().zip(one.groups.iter().zip(&other.groups));
+        let common = lists.map(|(pool, (one, other))| {
+            let pairs: u32 = one.len().min(other.len()) as u32;
+            // Where a hash is the same, all before it are.
+            let blocks =
+                partition_point(pairs, |block| one[block as usize] == other[block as usize]);
+            blocks * pool.block_tokens()
+        });
+        self.hit(common, positions_max)
+    }
+
+    fn hit(&self, positions: impl Iterator<Item = u32>, positions_max: u32) -> u32 {
+        let whole = positions.min().unwrap_or(0).min(positions_max);
+        whole - whole % self.hit_tokens
+    }
+
+    /// Puts the blocks that hold the first positions of a sequence, at most `positions_max`, into `tables`, which are
+    /// empty. How many positions those are.
+    pub fn take(
+        &mut self,
+        tables: &mut BlockTables,
+        key: &PrefixKey,
+        tokens: &[TokenId],
+        positions_max: u32,
+    ) -> u32 {
+        let chains: Vec<Vec<BlockId>> = self
+            .pools
+            .iter()
+            .zip(&key.groups)
+            .map(|(pool, hashes)| chain(pool, hashes, &key.salt, tokens))
+            .collect();
+        let known = chains.iter().zip(&self.pools);
+        let known = known.map(|(chain, pool)| chain.len() as u32 * pool.block_tokens());
+        let positions = self.hit(known, positions_max);
+        for ((pool, table), chain) in self.pools.iter_mut().zip(&mut tables.groups).zip(chains) {
+            assert!(table.blocks.is_empty(), "a hit is at the beginning");
+            table.blocks.extend(&chain[..(positions / pool.block_tokens()) as usize]);
+            table.blocks.iter().for_each(|block| pool.share(*block));
+            table.known = table.blocks.len() as u32;
+            table.found = table.known;
+        }
+        positions
+    }
+
+    /// Lets the whole blocks of the first `computed` positions of a sequence be found; `key` grows with its tokens.
+    pub fn remember(
+        &mut self,
+        tables: &mut BlockTables,
+        key: &mut PrefixKey,
+        tokens: &[TokenId],
+        computed: u32,
+    ) {
+        self.extend(key, tokens);
+        for ((pool, table), hashes) in
+            self.pools.iter_mut().zip(&mut tables.groups).zip(&key.groups)
+        {
+            let whole = ((computed / pool.block_tokens()) as usize).min(hashes.len());
+            while !table.closed && (table.known as usize) < whole {
+                let index = table.known as usize;
+                let before = before(&table.blocks, index, &key.salt);
+                let tokens = tokens_of(tokens, index, pool.block_tokens());
+                if pool.index.insert(hashes[index], table.blocks[index], before, tokens) {
+                    table.known += 1;
+                } else {
+                    table.closed = true;
+                }
+            }
+        }
+    }
+
+    /// Gives back all blocks of `tables` and forgets what was computed there, as it may be wrong: except where others
+    /// have built on it.
+    pub fn release_spoilt(&mut self, mut tables: BlockTables) {
+        for (pool, table) in self.pools.iter_mut().zip(&mut tables.groups) {
+            for block in table.blocks[table.found as usize..table.known as usize].iter().rev() {
+                if pool.holders(*block) > 1 || pool.index.has_children(*block) {
+                    break;
+                }
+                pool.index.remove(*block);
+            }
+        }
+        self.release(tables);
+    }
+
+    /// Forgets what is in the blocks: the executor lost it.
+    ///
+    /// # Panics
+    /// When a request still holds blocks.
+    pub fn forget_all(&mut self) {
+        assert_eq!(self.blocks_used(), 0, "nobody holds a block of an executor that is lost");
+        self.pools.iter_mut().for_each(BlockPool::forget_all);
     }
 
     /// Tables that hold nothing yet.
@@ -73,7 +223,8 @@ impl KvManager {
     /// Gives back all blocks of `tables`.
     pub fn release(&mut self, tables: BlockTables) {
         for (pool, table) in self.pools.iter_mut().zip(tables.groups) {
-            // Backwards, so that a request that comes next gets the blocks in their order.
+            // Backwards, so that a request that comes next gets the blocks in their order, and so that of those that
+            // can be found the last is the first to be dropped.
             for block in table.blocks.into_iter().rev() {
                 pool.release(block);
             }
@@ -91,6 +242,11 @@ impl KvManager {
     /// The pool of each group.
     pub fn pools(&self) -> &[BlockPool] {
         &self.pools
+    }
+
+    /// Blocks that nobody holds and that can be found by the tokens in them, over all groups.
+    pub fn blocks_cached(&self) -> u64 {
+        self.pools.iter().map(|pool| u64::from(pool.cached())).sum()
     }
 
     /// Blocks held, over all groups.
@@ -112,6 +268,55 @@ impl KvManager {
             pool.invariants(tables.clone().flat_map(|tables| tables.groups[group].blocks.clone()));
         }
     }
+}
+
+/// The blocks that hold a sequence from its beginning, as long as they hold the same tokens.
+fn chain(pool: &BlockPool, hashes: &[u64], salt: &Arc<str>, tokens: &[TokenId]) -> Vec<BlockId> {
+    let mut chain = Vec::new();
+    for (index, hash) in hashes.iter().enumerate() {
+        let Some(block) = pool.index.find(*hash) else { break };
+        let before = before(&chain, index, salt);
+        if !pool.index.holds(block, &before, tokens_of(tokens, index, pool.block_tokens())) {
+            break;
+        }
+        chain.push(block);
+    }
+    chain
+}
+
+fn before(blocks: &[BlockId], index: usize, salt: &Arc<str>) -> Before {
+    match index.checked_sub(1) {
+        Some(previous) => Before::Block(blocks[previous]),
+        None => Before::Salt(salt.clone()),
+    }
+}
+
+/// The tokens of a sequence's block.
+fn tokens_of(tokens: &[TokenId], index: usize, block_tokens: u32) -> &[TokenId] {
+    let start = index * block_tokens as usize;
+    &tokens[start..start + block_tokens as usize]
+}
+
+/// The first number below `end` of which `holds` is not true, where it is true of all before.
+fn partition_point(end: u32, holds: impl Fn(u32) -> bool) -> u32 {
+    let (mut low, mut high) = (0, end);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if holds(middle) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    low
+}
+
+fn least_common_multiple(one: u64, other: u64) -> u64 {
+    let (mut a, mut b) = (one, other);
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    (one / a).saturating_mul(other)
 }
 
 #[cfg(test)]

@@ -2,13 +2,17 @@
 
 use types::{BlockId, CacheGroup};
 
-/// The blocks of one cache group: free ones in a list, held ones with the number of their holders.
+use crate::prefix::PrefixIndex;
+
+/// The blocks of one cache group: empty ones in a list, held ones with the number of their holders, and those that
+/// nobody holds but that can still be found by the tokens in them.
 #[derive(Debug)]
 pub struct BlockPool {
     block_tokens: u32,
     holders: Vec<u32>,
     /// A stack, so that the block given out next is the one whose memory was touched last.
-    free: Vec<BlockId>,
+    empty: Vec<BlockId>,
+    pub(crate) index: PrefixIndex,
 }
 
 impl BlockPool {
@@ -17,24 +21,28 @@ impl BlockPool {
         Self {
             block_tokens: group.block_tokens,
             holders: vec![0; group.blocks as usize],
-            free: (0..group.blocks).rev().map(BlockId).collect(),
+            empty: (0..group.blocks).rev().map(BlockId).collect(),
+            index: PrefixIndex::new(group.blocks, group.block_tokens),
         }
     }
 
-    /// Takes a free block, held once.
+    /// Takes a free block, held once: an empty one, or the one that has been of no use longest.
     pub fn allocate(&mut self) -> Option<BlockId> {
-        let block = self.free.pop()?;
+        let block = self.empty.pop().or_else(|| self.index.evict())?;
         self.holders[block.0 as usize] = 1;
         Some(block)
     }
 
-    /// One more holder of a held block.
+    /// One more holder of a block that is held, or that is known by its tokens.
     ///
     /// # Panics
-    /// When nobody holds the block.
+    /// When it is neither.
     pub fn share(&mut self, block: BlockId) {
         let holders = &mut self.holders[block.0 as usize];
-        assert!(*holders > 0, "{block} is shared but free");
+        if *holders == 0 {
+            assert!(self.index.knows(block), "{block} is shared but free");
+            self.index.wake(block);
+        }
         *holders += 1;
     }
 
@@ -46,9 +54,24 @@ impl BlockPool {
         let holders = &mut self.holders[block.0 as usize];
         assert!(*holders > 0, "{block} is released but free");
         *holders -= 1;
-        if *holders == 0 {
-            self.free.push(block);
+        if *holders > 0 {
+            return;
         }
+        if self.index.knows(block) {
+            self.index.rest(block);
+        } else {
+            self.empty.push(block);
+        }
+    }
+
+    /// Forgets what is in the blocks.
+    pub(crate) fn forget_all(&mut self) {
+        self.empty.extend(self.index.clear());
+    }
+
+    /// How many hold a block.
+    pub(crate) fn holders(&self, block: BlockId) -> u32 {
+        self.holders[block.0 as usize]
     }
 
     /// Blocks that hold `positions` positions.
@@ -63,7 +86,12 @@ impl BlockPool {
 
     /// Blocks that nobody holds.
     pub fn free(&self) -> u32 {
-        self.free.len() as u32
+        self.empty.len() as u32 + self.index.idle()
+    }
+
+    /// Blocks that nobody holds and that can be found by the tokens in them.
+    pub fn cached(&self) -> u32 {
+        self.index.idle()
     }
 
     /// All blocks.
@@ -81,13 +109,15 @@ impl BlockPool {
             expected[block.0 as usize] += 1;
         }
         assert_eq!(self.holders, expected, "holders counted and references that exist");
-        let mut is_free = vec![false; self.holders.len()];
-        for block in &self.free {
-            assert!(!is_free[block.0 as usize], "{block} is free twice");
+        let mut is_empty = vec![false; self.holders.len()];
+        for block in &self.empty {
+            assert!(!is_empty[block.0 as usize], "{block} is free twice");
             assert_eq!(self.holders[block.0 as usize], 0, "{block} is free and held");
-            is_free[block.0 as usize] = true;
+            assert!(!self.index.knows(*block), "{block} is empty and known");
+            is_empty[block.0 as usize] = true;
         }
         let held = self.holders.iter().filter(|holders| **holders > 0).count();
-        assert_eq!(self.free.len() + held, self.holders.len(), "free and held are all blocks");
+        assert_eq!(self.free() as usize + held, self.holders.len(), "free and held are all blocks");
+        self.index.invariants(&self.holders);
     }
 }

@@ -9,6 +9,13 @@ use types::BlockId;
 #[derive(Debug, Default)]
 pub struct BlockTable {
     pub(crate) blocks: Vec<BlockId>,
+    /// The first blocks that others can find, by their tokens.
+    pub(crate) known: u32,
+    /// Of those, the first that were found there and not computed here.
+    pub(crate) found: u32,
+    /// Another request's block holds the same as the one after the known ones. That one is found and this one is not,
+    /// nor what is behind it.
+    pub(crate) closed: bool,
 }
 
 impl BlockTable {
@@ -27,6 +34,11 @@ pub struct BlockTables {
 }
 
 impl BlockTables {
+    /// Whether what is computed here can be found by others.
+    pub fn is_open(&self) -> bool {
+        self.groups.iter().all(|table| !table.closed)
+    }
+
     /// The table of each group.
     pub fn groups(&self) -> &[BlockTable] {
         &self.groups

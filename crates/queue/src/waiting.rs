@@ -96,6 +96,18 @@ impl<T> WaitingQueue<T> {
         Some((ticket, body))
     }
 
+    /// A request that waits, wherever it stands.
+    pub fn get(&self, id: RequestId) -> Option<(&Ticket, &T)> {
+        let rank = self.ranks.get(&id)?;
+        self.entries.get(rank).map(|(ticket, body)| (ticket, body))
+    }
+
+    /// The same, to change it.
+    pub fn get_mut(&mut self, id: RequestId) -> Option<(&Ticket, &mut T)> {
+        let rank = self.ranks.get(&id)?;
+        self.entries.get_mut(rank).map(|(ticket, body)| (&*ticket, body))
+    }
+
     /// Takes a request out, wherever it stands.
     pub fn remove(&mut self, id: RequestId) -> Option<(Ticket, T)> {
         let rank = self.ranks.remove(&id)?;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use scheduler::{Error, Scheduler, Settings};
 use types::{
-    CacheGroup, ExecutorInfo, Request, RequestId, SampledToken, SamplingParams, StepOutcome,
-    StepPlan,
+    CacheGroup, ExecutorInfo, Request, RequestId, SampledToken, SamplingParams, Service,
+    StepOutcome, StepPlan,
 };
 
 const STEPS: u32 = 2000;
@@ -30,8 +30,13 @@ fn main() -> Result<(), Error> {
         for id in 0..u64::from(running) {
             let prompt = vec![1; prompt_len];
             let sampling = SamplingParams::default();
-            let request =
-                Request { id: RequestId(id), prompt, sampling, tokens_max: 8192, priority: 0 };
+            let request = Request {
+                id: RequestId(id),
+                prompt,
+                sampling,
+                tokens_max: 8192,
+                service: Service::default(),
+            };
             scheduler.submit(request, Duration::ZERO)?;
         }
         let mut host = Vec::new();

@@ -10,10 +10,11 @@ use types::{
 use crate::{
     Error, Scheduler,
     plan::{Flight, FlightItem},
+    sequence::Running,
 };
 
 impl Scheduler {
-    /// Takes the outcome of the step under way and gives what it means for each request, in order.
+    /// Takes the outcome of the oldest step under way and gives what it means for each request, in order.
     ///
     /// Nothing changes when the outcome does not answer the plan: the executor cannot be trusted then.
     pub fn commit(
@@ -22,7 +23,7 @@ impl Scheduler {
         now: Duration,
     ) -> Result<Vec<(RequestId, RequestEvent)>, Error> {
         self.check(&outcome)?;
-        let flight = self.flight.take().expect("checked above");
+        let flight = self.flights.pop_front().expect("checked above");
         let mut failed: BTreeMap<SlotId, Fault> = outcome.failed.into_iter().collect();
         let mut logprobs: BTreeMap<SlotId, Vec<TokenLogprobs>> =
             outcome.prompt_logprobs.into_iter().collect();
@@ -40,7 +41,11 @@ impl Scheduler {
         Ok(events)
     }
 
-    /// What one item brought. Nothing, if its request was aborted meanwhile.
+    /// What one item brought. Nothing, if its request has ended meanwhile: it was aborted, or drew a stop token in the
+    /// step before when this one was under way already.
+    ///
+    /// A request that was preempted since is in the queue, and takes what it gets there: it may even end. It cannot
+    /// have another slot yet, because a step that preempts starts nobody, and the one after it is planned after this.
     fn apply(
         &mut self,
         item: &FlightItem,
@@ -49,23 +54,37 @@ impl Scheduler {
         events: &mut Vec<(RequestId, RequestEvent)>,
     ) {
         let id = item.request;
-        let Some(running) = self.slots.get_mut(item.slot).filter(|r| r.ticket.id == id) else {
-            return;
+        let running = self.slots.get_mut(item.slot).filter(|r| r.ticket.id == id);
+        let (arrived, sequence) = match running {
+            Some(running) => {
+                let Running { ticket, sequence, tables, computed, drawing, .. } = running;
+                *drawing -= u32::from(item.sample);
+                if result.is_ok() {
+                    *computed = item.positions.end;
+                    self.kv.remember(tables, &mut sequence.key, &sequence.tokens, *computed);
+                }
+                (ticket.arrived, sequence)
+            }
+            None => match self.queue.get_mut(id) {
+                Some((ticket, sequence)) => (ticket.arrived, sequence),
+                None => return,
+            },
         };
         let sampled = match result {
             Ok(sampled) => sampled,
             Err(fault) => {
-                self.vacate(item.slot);
+                self.drop_spoilt(id);
                 events.push((id, RequestEvent::Failed(fault)));
                 return;
             }
         };
-        running.computed = item.positions.end;
-        let arrived = running.ticket.arrived;
-        let sequence = &mut running.sequence;
         sequence.probation = sequence.probation.filter(|suspect| item.positions.end < *suspect);
         sequence.prompt_logprobs.add(item.positions.start, logprobs);
         let Some(SampledToken { token, logprobs, .. }) = sampled else { return };
+        if sequence.generated() == 0 {
+            let cached_tokens = sequence.cached_tokens;
+            events.push((id, RequestEvent::Prefilled { cached_tokens }));
+        }
         if let Some(whole) = sequence.prompt_logprobs.take_whole(sequence.prompt_len) {
             // Computed again after a preemption, they would be of no use to anyone.
             let sampling = SamplingParams { prompt_logprobs: None, ..(*sequence.sampling).clone() };
@@ -76,16 +95,16 @@ impl Scheduler {
         events.push((id, RequestEvent::Token { token, logprobs }));
         if let Some(reason) = sequence.finish_reason() {
             let usage = sequence.usage(arrived);
-            self.vacate(item.slot);
+            self.abort(id);
             events.push((id, RequestEvent::Finished { reason, usage }));
         }
     }
 
-    /// Whether the outcome answers the step under way, item by item.
+    /// Whether the outcome answers the oldest step under way, item by item.
     fn check(&self, outcome: &StepOutcome) -> Result<(), Error> {
         let step = outcome.id;
-        let Some(flight) = self.flight.as_ref().filter(|flight| flight.id == step) else {
-            let under_way = self.flight.as_ref().map(|flight| flight.id);
+        let Some(flight) = self.flights.front().filter(|flight| flight.id == step) else {
+            let under_way = self.flights.front().map(|flight| flight.id);
             return Err(Error::WrongStep { step, under_way });
         };
         let has_failed = failures(flight, outcome)?;

@@ -1,6 +1,8 @@
 //! What must always hold.
 
-use crate::Scheduler;
+use std::collections::BTreeMap;
+
+use crate::{Scheduler, sequence::Running};
 
 impl Scheduler {
     /// Checks what must always hold between calls. For tests and simulation.
@@ -15,14 +17,19 @@ impl Scheduler {
         assert!(suspects <= 1, "{suspects} requests on probation run together");
         for (slot, running) in self.slots.iter() {
             let (id, sequence) = (running.ticket.id, &running.sequence);
-            assert!(running.computed < sequence.len(), "{id} has nothing left to compute");
+            assert!(running.computed <= running.planned, "{id} has more computed than planned");
+            assert!(running.planned <= running.expected_len(), "{id} runs ahead");
+            let complete = sequence.generated() + running.drawing;
+            assert!(complete <= sequence.tokens_max, "{id} draws more than its last token");
             assert!(sequence.generated() < sequence.tokens_max, "{id} in {slot} is complete");
             assert!(sequence.started.is_some(), "{id} runs but never started");
             for (pool, table) in self.kv.pools().iter().zip(running.tables.groups()) {
                 let blocks = table.blocks().len() as u32;
                 // All tokens but the one drawn last, whose block comes with its position.
-                assert!(blocks >= pool.blocks_for(sequence.len() - 1), "{id} lacks blocks");
-                assert!(blocks <= pool.blocks_for(sequence.len()), "{id} holds blocks for nothing");
+                let needed = running.planned.max(sequence.len() - 1);
+                assert!(blocks >= pool.blocks_for(needed), "{id} lacks blocks");
+                let useful = running.planned.max(sequence.len());
+                assert!(blocks <= pool.blocks_for(useful), "{id} holds blocks for nothing");
             }
         }
         for (ticket, sequence) in self.queue.iter() {
@@ -30,16 +37,20 @@ impl Scheduler {
             assert_eq!(sequence.started.is_some(), ticket.returned, "{}", ticket.id);
             assert!(sequence.generated() < sequence.tokens_max, "{} waits complete", ticket.id);
         }
-        for item in self.flight.iter().flat_map(|flight| &flight.items) {
-            let running = self.slots.get(item.slot).filter(|r| r.ticket.id == item.request);
-            if let Some(running) = running {
-                assert_eq!(item.positions.start, running.computed, "{} skips", item.request);
-                assert!(
-                    item.positions.end <= running.sequence.len(),
-                    "{} runs ahead",
-                    item.request
-                );
+        assert!(self.flights.len() <= self.flights_max, "more steps under way than allowed");
+        let mut drawing = BTreeMap::new();
+        let mut reached = BTreeMap::new();
+        for item in self.flights.iter().flat_map(|flight| &flight.items) {
+            let id = item.request;
+            if let Some(end) = reached.insert(id, item.positions.end) {
+                assert_eq!(item.positions.start, end, "{id} skips between two steps");
             }
+            *drawing.entry(id).or_insert(0) += u32::from(item.sample);
+        }
+        for (_, Running { ticket, planned, drawing: counted, .. }) in self.slots.iter() {
+            let under_way = reached.get(&ticket.id).copied().unwrap_or(*planned);
+            assert_eq!(*planned, under_way, "{} is not where its last step ends", ticket.id);
+            assert_eq!(*counted, drawing.remove(&ticket.id).unwrap_or(0), "{}", ticket.id);
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! [`Scheduler::plan`] turns state into one step's plan, whatever runs the model turns the plan into an outcome, and
 //! [`Scheduler::commit`] folds the outcome back. There is no prefill phase and no decode phase: a request has tokens
-//! known and positions computed, and a step hands out a budget of positions.
+//! known and positions computed, and a step hands out a budget of positions. Where the executor takes two steps at
+//! once, the second is planned before the tokens of the first are known.
 //!
 //! Pure: no clock, no threads, no I/O, no randomness, containers in a fixed order. Time is an argument, a duration
 //! since an origin that the caller chose. The same calls give the same plans.

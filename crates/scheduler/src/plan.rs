@@ -4,7 +4,10 @@ use std::{ops::Range, time::Duration};
 
 use types::{RequestId, SlotAdmission, SlotId, StepId, StepPlan, WorkItem};
 
-use crate::{Scheduler, passes};
+use crate::{
+    Scheduler, passes,
+    sequence::{Running, Sequence},
+};
 
 /// A step being put together: what the passes have decided so far.
 #[derive(Debug)]
@@ -21,14 +24,14 @@ pub(crate) struct Draft {
     flight: Vec<FlightItem>,
 }
 
-/// The step under way, as `commit` needs to know it.
+/// A step under way, as `commit` needs to know it.
 #[derive(Debug)]
 pub(crate) struct Flight {
     pub(crate) id: StepId,
     pub(crate) items: Vec<FlightItem>,
 }
 
-/// One item of the step under way. The slot may have been emptied since, so the request is named as well.
+/// One item of a step under way. The slot may have been emptied since, so the request is named as well.
 #[derive(Debug)]
 pub(crate) struct FlightItem {
     pub(crate) slot: SlotId,
@@ -40,12 +43,16 @@ pub(crate) struct FlightItem {
 }
 
 impl Scheduler {
-    /// The next step, or nothing while one is under way or when there is nothing to do.
+    /// The next step, or nothing while as many are under way as the executor takes, or when there is nothing to do
+    /// before one of them is committed.
+    ///
+    /// With a step under way, a request whose token is being drawn there gets the position of that token in this one.
     ///
     /// The last requests to end leave slots of which the executor is told in a plan without items, so that it lets
     /// go of what it holds for them; its outcome is empty.
     pub fn plan(&mut self, now: Duration) -> Option<StepPlan> {
-        if self.flight.is_some() {
+        let is_full = self.flights.len() >= self.flights_max;
+        if is_full || (!self.flights.is_empty() && passes::is_probation_due(self)) {
             return None;
         }
         let mut draft = Draft {
@@ -75,15 +82,17 @@ impl Scheduler {
         let id = self.next_step;
         self.next_step = StepId(id.0 + 1);
         self.counters.steps += 1;
-        self.flight = Some(Flight { id, items: flight });
+        self.flights.push_back(Flight { id, items: flight });
         Some(StepPlan { id, release, admit, items })
     }
 
     /// Hands the next `count` positions of a running request to the step. Its blocks are there.
-    pub(crate) fn schedule(&self, draft: &mut Draft, slot: SlotId, count: u32) {
-        let running = self.slots.get(slot).expect("only running requests are scheduled");
-        let positions = running.computed..running.computed + count;
-        let sample = positions.end == running.sequence.len();
+    pub(crate) fn schedule(&mut self, draft: &mut Draft, slot: SlotId, count: u32) {
+        let running = self.slots.get_mut(slot).expect("only running requests are scheduled");
+        let positions = running.planned..running.planned + count;
+        let sample = positions.end == running.expected_len();
+        running.planned = positions.end;
+        running.drawing += u32::from(sample);
         let block_tables = self.kv.covering(&running.tables, positions.end);
         let asked = running.sequence.sampling.prompt_logprobs.is_some();
         let followed = positions.end.min(running.sequence.prompt_len - 1);
@@ -98,19 +107,31 @@ impl Scheduler {
         draft.items.push(WorkItem { slot, positions, block_tables, sample });
     }
 
-    /// Gives the first request of the queue a slot, the blocks of all its tokens, and its first positions in the step.
-    pub(crate) fn start_first(&mut self, draft: &mut Draft, chunk_max: u32) {
-        let (ticket, mut sequence) = self.queue.take_first().expect("the caller saw one");
+    /// Gives a waiting request a slot, the blocks of all its tokens, those that are cached among them, and its first
+    /// positions in the step. The caller saw that there is room; if there is not after all, since hashes collide,
+    /// nothing changes. Says whether it started.
+    pub(crate) fn start(&mut self, draft: &mut Draft, id: RequestId, chunk_max: u32) -> bool {
+        let (_, sequence) = self.queue.get(id).expect("the caller saw it wait");
         let mut tables = self.kv.tables();
-        self.kv.grow(&mut tables, sequence.len()).expect("the caller saw room");
+        let Sequence { key, tokens, .. } = sequence;
+        let computed = self.kv.take(&mut tables, key, tokens, sequence.skippable());
+        if self.kv.grow(&mut tables, sequence.len()).is_err() {
+            self.kv.release(tables);
+            return false;
+        }
+        let (ticket, mut sequence) = self.queue.remove(id).expect("seen above");
         if sequence.started.is_none() {
             sequence.started = Some(draft.now);
+            sequence.cached_tokens = computed;
             draft.served += 1;
+            self.counters.prefix_queried_tokens += u64::from(sequence.len());
+            self.counters.prefix_hit_tokens += u64::from(computed);
         }
-        let running = crate::sequence::Running { ticket, sequence, tables, computed: 0 };
+        let running = Running { ticket, sequence, tables, computed, planned: computed, drawing: 0 };
         let chunk = running.remaining().min(chunk_max).min(draft.tokens_left);
         let slot = self.slots.insert(running).expect("the caller saw a free slot");
         draft.admit.extend(self.slots.get(slot).map(|running| running.admission(slot)));
         self.schedule(draft, slot, chunk);
+        true
     }
 }

@@ -1,8 +1,10 @@
 //! Taking room from running requests.
 //!
 //! By computing again later: the blocks are freed, and the request returns to its place in the queue with its tokens.
+//! Those of its blocks that others do not need meanwhile it finds again. A token that a step under way is drawing for
+//! it reaches it there, so nothing is drawn twice.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use types::{Fault, RequestEvent, RequestId, SlotId};
 
@@ -14,7 +16,7 @@ impl Scheduler {
     pub(crate) fn make_room(&mut self, draft: &mut Draft, slot: SlotId) -> bool {
         loop {
             let running = self.slots.get_mut(slot).expect("the caller saw it run");
-            if self.kv.grow(&mut running.tables, running.computed + 1).is_ok() {
+            if self.kv.grow(&mut running.tables, running.planned + 1).is_ok() {
                 return true;
             }
             let last = self.slots.last().expect("at least this one runs");
@@ -34,26 +36,30 @@ impl Scheduler {
     }
 
     /// The executor failed and a new one takes its place: everything that runs returns to the queue, to be computed
-    /// again there. The requests of the step that failed, at `now`, are put on probation; one that was on probation
-    /// already is to blame, and ends with `fault`.
+    /// again there. The requests of the steps under way, which are lost at `now`, are put on probation, since a device
+    /// may report a fault late; one that was on probation already is to blame, and ends with `fault`.
     pub fn requeue_all(&mut self, fault: &Fault, now: Duration) -> Vec<(RequestId, RequestEvent)> {
+        let lost = std::mem::take(&mut self.flights).into_iter().flat_map(|flight| flight.items);
+        // Of two items of one request, the later one counts.
+        let suspects: BTreeMap<RequestId, u32> =
+            lost.map(|item| (item.request, item.positions.end)).collect();
         let mut events = Vec::new();
-        for item in self.flight.take().into_iter().flat_map(|flight| flight.items) {
-            let Some(slot) = self.slots.of(item.request) else { continue };
-            let running = self.slots.get_mut(slot).expect("found by id");
-            if running.sequence.probation.is_some() {
-                self.vacate(slot);
-                events.push((item.request, RequestEvent::Failed(fault.clone())));
+        for (id, end) in suspects {
+            let Some(sequence) = self.sequence_mut(id) else { continue };
+            if sequence.probation.is_some() {
+                self.abort(id);
+                events.push((id, RequestEvent::Failed(fault.clone())));
             } else {
-                running.sequence.probation = Some(item.positions.end);
+                sequence.probation = Some(end);
             }
         }
         for slot in self.slots.in_order() {
             let Vacated { ticket, sequence } = self.vacate(slot).expect("listed as running");
             self.queue.put_back(ticket, sequence);
         }
-        // The new executor never heard of these slots.
+        // The new executor never heard of these slots, and its blocks are empty.
         self.slots.take_released();
+        self.kv.forget_all();
         self.meter.observe(now, 0, self.queue.new_len() > 0);
         events
     }

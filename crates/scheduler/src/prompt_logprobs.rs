@@ -19,6 +19,14 @@ impl PromptLogprobs {
         if asked_for { Self::Gathering(Vec::new()) } else { Self::Done }
     }
 
+    /// Positions that need not be computed again for them.
+    pub(crate) fn skippable(&self) -> u32 {
+        match self {
+            Self::Done => u32::MAX,
+            Self::Gathering(gathered) => gathered.len() as u32,
+        }
+    }
+
     /// Takes those that came with the positions from `start` on, so from token `start + 1` on.
     pub(crate) fn add(&mut self, start: u32, new: Vec<TokenLogprobs>) {
         let Self::Gathering(gathered) = self else { return };

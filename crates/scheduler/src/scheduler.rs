@@ -1,6 +1,6 @@
 //! The scheduler's state, and how requests enter and leave it.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use kv::KvManager;
 use queue::{ServiceMeter, ServiceRate, WaitingQueue};
@@ -21,9 +21,9 @@ pub struct Scheduler {
     pub(crate) queue: WaitingQueue<Sequence>,
     pub(crate) slots: Slots,
     pub(crate) kv: KvManager,
-    /// The step under way. One at a time, whatever the executor could take: planning the next step before the last
-    /// token is known needs positions planned apart from positions computed.
-    pub(crate) flight: Option<Flight>,
+    /// The steps under way, the oldest first.
+    pub(crate) flights: VecDeque<Flight>,
+    pub(crate) flights_max: usize,
     pub(crate) next_step: StepId,
     pub(crate) meter: ServiceMeter,
     pub(crate) counters: Counters,
@@ -36,6 +36,10 @@ pub struct Counters {
     pub steps: u64,
     /// Requests that lost their slot to others and were queued again.
     pub preemptions: u64,
+    /// Tokens of the requests that started.
+    pub prefix_queried_tokens: u64,
+    /// Of those, the ones that were cached.
+    pub prefix_hit_tokens: u64,
 }
 
 impl Scheduler {
@@ -46,8 +50,9 @@ impl Scheduler {
             limits: Limits::of(info),
             queue: WaitingQueue::new(settings.waiting_max as usize),
             slots: Slots::new(settings.running_max),
-            kv: KvManager::new(&info.cache_groups)?,
-            flight: None,
+            kv: KvManager::new(&info.cache_groups, settings.prefix_cache)?,
+            flights: VecDeque::new(),
+            flights_max: info.steps_in_flight_max.max(1) as usize,
             next_step: StepId(0),
             meter: ServiceMeter::default(),
             counters: Counters::default(),
@@ -60,12 +65,13 @@ impl Scheduler {
     pub fn submit(&mut self, request: Request, now: Duration) -> Result<(), Error> {
         let tokens_max =
             self.limits.check(&request.prompt, &request.sampling, request.tokens_max)?;
-        let (id, priority, rate) = (request.id, request.priority, self.meter.rate());
-        self.queue.push(id, priority, now, rate, Sequence::new(request, tokens_max))?;
+        let (id, priority, rate) = (request.id, request.service.priority, self.meter.rate());
+        let key = self.kv.key(request.service.cache_salt.clone(), &request.prompt);
+        self.queue.push(id, priority, now, rate, Sequence::new(request, tokens_max, key))?;
         Ok(())
     }
 
-    /// Forgets a request, wherever it is; what a step under way brings for it is dropped. Says whether it was there.
+    /// Forgets a request, wherever it is; what steps under way bring for it is dropped. Says whether it was there.
     pub fn abort(&mut self, id: RequestId) -> bool {
         if let Some(slot) = self.slots.of(id) {
             self.vacate(slot);
@@ -91,9 +97,31 @@ impl Scheduler {
         Some(Vacated { ticket, sequence })
     }
 
+    /// Takes a request out that failed alone, wherever it is: what it computed may be wrong.
+    pub(crate) fn drop_spoilt(&mut self, id: RequestId) {
+        let slot = self.slots.of(id);
+        match slot.and_then(|slot| self.slots.remove(slot)) {
+            Some(running) => self.kv.release_spoilt(running.tables),
+            None => drop(self.queue.remove(id)),
+        }
+    }
+
+    /// A request, wherever it is.
+    pub(crate) fn sequence_mut(&mut self, id: RequestId) -> Option<&mut Sequence> {
+        match self.slots.of(id) {
+            Some(slot) => self.slots.get_mut(slot).map(|running| &mut running.sequence),
+            None => self.queue.get_mut(id).map(|(_, sequence)| sequence),
+        }
+    }
+
     /// Whether there is nothing to do: no request, and no slot of which the executor is still to be told.
     pub fn is_idle(&self) -> bool {
         self.slots.len() == 0 && self.queue.is_empty() && !self.slots.has_released()
+    }
+
+    /// Steps under way.
+    pub fn in_flight(&self) -> usize {
+        self.flights.len()
     }
 
     /// Requests with a slot.

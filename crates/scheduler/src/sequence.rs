@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kv::BlockTables;
+use kv::{BlockTables, PrefixKey};
 use queue::Ticket;
 use types::{FinishReason, Request, SamplingParams, SlotAdmission, SlotId, TokenId, Usage};
 
@@ -16,6 +16,10 @@ pub(crate) struct Sequence {
     pub(crate) prompt_len: u32,
     pub(crate) tokens_max: u32,
     pub(crate) sampling: Arc<SamplingParams>,
+    /// What its blocks are found by.
+    pub(crate) key: PrefixKey,
+    /// Tokens of the prompt that were cached when it first got a slot.
+    pub(crate) cached_tokens: u32,
     pub(crate) prompt_logprobs: PromptLogprobs,
     /// When it was first given a slot.
     pub(crate) started: Option<Duration>,
@@ -25,11 +29,13 @@ pub(crate) struct Sequence {
 }
 
 impl Sequence {
-    pub(crate) fn new(request: Request, tokens_max: u32) -> Self {
+    pub(crate) fn new(request: Request, tokens_max: u32, key: PrefixKey) -> Self {
         Self {
             prompt_len: request.prompt.len() as u32,
             tokens: request.prompt,
             tokens_max,
+            key,
+            cached_tokens: 0,
             prompt_logprobs: PromptLogprobs::new(request.sampling.prompt_logprobs.is_some()),
             sampling: Arc::new(request.sampling),
             started: None,
@@ -44,6 +50,11 @@ impl Sequence {
 
     pub(crate) fn generated(&self) -> u32 {
         self.len() - self.prompt_len
+    }
+
+    /// How many positions need not be computed if they are cached. The last one is, to draw what comes after it.
+    pub(crate) fn skippable(&self) -> u32 {
+        (self.len() - 1).min(self.prompt_logprobs.skippable())
     }
 
     /// Whether the token drawn last was the last one.
@@ -62,6 +73,7 @@ impl Sequence {
         let queued = self.started.unwrap_or(arrived).saturating_sub(arrived);
         Usage {
             prompt_tokens: self.prompt_len,
+            cached_tokens: self.cached_tokens,
             generated_tokens: self.generated(),
             preemptions: self.preemptions,
             queued_ms: queued.as_millis().try_into().unwrap_or(u64::MAX),
@@ -75,14 +87,27 @@ pub(crate) struct Running {
     pub(crate) ticket: Ticket,
     pub(crate) sequence: Sequence,
     pub(crate) tables: BlockTables,
-    /// Positions whose keys and values are in the cache.
+    /// Positions that steps have computed, or another request before this one.
     pub(crate) computed: u32,
+    /// Positions that steps have computed or are computing: the next one is handed out from here.
+    pub(crate) planned: u32,
+    /// Tokens that steps under way are to draw. They are not in the sequence yet; the executor has them first.
+    pub(crate) drawing: u32,
 }
 
 impl Running {
-    /// Positions to compute before the next token can be drawn; never 0.
+    /// Tokens, with those being drawn.
+    pub(crate) fn expected_len(&self) -> u32 {
+        self.sequence.len() + self.drawing
+    }
+
+    /// Positions to hand out before the next token can be drawn. None while the last token of all is being drawn: that
+    /// it is the last by number is known in advance, and a stop token only when it is there.
     pub(crate) fn remaining(&self) -> u32 {
-        self.sequence.len() - self.computed
+        if self.sequence.generated() + self.drawing >= self.sequence.tokens_max {
+            return 0;
+        }
+        self.expected_len() - self.planned
     }
 
     pub(crate) fn admission(&self, slot: SlotId) -> SlotAdmission {

@@ -18,6 +18,8 @@ pub struct Settings {
     /// Share of the KV pool that admission leaves free for running requests to grow into, in percent. At least one
     /// block for each running request is left in any case.
     pub kv_reserve_percent: u32,
+    /// Requests use what is cached of others that began alike, and of themselves when they are computed again.
+    pub prefix_cache: bool,
 }
 
 impl Default for Settings {
@@ -28,6 +30,7 @@ impl Default for Settings {
             running_max: 256,
             waiting_max: 1024,
             kv_reserve_percent: 5,
+            prefix_cache: true,
         }
     }
 }

@@ -25,7 +25,9 @@ pub struct FakeModel {
 struct FakeSlot {
     admission: SlotAdmission,
     tokens: Vec<TokenId>,
-    computed: u32,
+    /// `None` before its first item, which may begin with what is cached.
+    computed: Option<u32>,
+    failed: bool,
 }
 
 impl FakeSlot {
@@ -79,7 +81,9 @@ impl FakeModel {
             let slot = admission.slot;
             assert!(slot.0 < self.info.slots_max, "{plan}: {slot} does not exist");
             let (admission, tokens) = (admission.clone(), admission.tokens.clone());
-            let taken = self.slots.insert(slot, FakeSlot { admission, tokens, computed: 0 });
+            let taken = self
+                .slots
+                .insert(slot, FakeSlot { admission, tokens, computed: None, failed: false });
             assert!(taken.is_none(), "{plan}: {slot} is in use");
         }
         assert!(plan.token_count() <= self.info.step_tokens_max as usize, "{plan}: over budget");
@@ -101,7 +105,13 @@ impl FakeModel {
         let WorkItem { slot, ref positions, ref block_tables, sample } = *item;
         let fake = self.slots.get_mut(&slot).expect("an item has a slot in use");
         assert!(!positions.is_empty(), "{plan}: {slot} has nothing to do");
-        assert_eq!(positions.start, fake.computed, "{plan}: {slot} leaves a gap");
+        if fake.failed {
+            // Asked for before the failure was known.
+            outcome.failed.push((slot, Fault::internal("failed before")));
+            return;
+        }
+        let begin = fake.computed.unwrap_or(positions.start);
+        assert_eq!(positions.start, begin, "{plan}: {slot} leaves a gap");
         assert!(positions.end as usize <= fake.tokens.len(), "{plan}: {slot} runs ahead");
         assert!(positions.end < self.info.context_max, "{plan}: {slot} exceeds the context");
         let at_the_end = positions.end as usize == fake.tokens.len();
@@ -128,8 +138,9 @@ impl FakeModel {
         if block_tables.is_empty() {
             last = fake.tokens.iter().fold(START, |hash, token| mix(hash, u64::from(*token)));
         }
-        fake.computed = positions.end;
+        fake.computed = Some(positions.end);
         if self.failing_token.is_some_and(|token| fake.prompt().contains(&token)) {
+            fake.failed = true;
             outcome.failed.push((slot, Fault::internal("the failing token")));
             return;
         }

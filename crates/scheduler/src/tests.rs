@@ -1,5 +1,7 @@
 //! The scheduler against a model that checks each plan, with the invariants after each call.
 
 mod driver;
+mod overlap;
+mod prefixes;
 mod properties;
 mod rules;

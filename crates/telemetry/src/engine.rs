@@ -105,6 +105,16 @@ const PREEMPTIONS: Name = Name(
     Some("vllm:num_preemptions"),
     "Times a running request lost its place and was queued again",
 );
+const PREFIX_QUERIES: Name = Name(
+    "brigade_prefix_cache_queries",
+    Some("vllm:prefix_cache_queries"),
+    "Tokens of the requests that started, all of which might have been cached",
+);
+const PREFIX_HITS: Name = Name(
+    "brigade_prefix_cache_hits",
+    Some("vllm:prefix_cache_hits"),
+    "Tokens of the requests that started that were cached",
+);
 const FINISHED: Name =
     Name("brigade_requests_finished", Some("vllm:request_success"), "Requests ended, by reason");
 const REJECTED: Name = Name("brigade_requests_rejected", None, "Requests refused at the door");
@@ -174,6 +184,8 @@ pub(crate) struct EngineFamilies {
     prompt_tokens: Family<Model, Counter>,
     generation_tokens: Family<Model, Counter>,
     preemptions: Family<Model, Counter>,
+    prefix_queries: Family<Model, Counter>,
+    prefix_hits: Family<Model, Counter>,
     finished: Family<Finished, Counter>,
     rejected: Family<Rejected, Counter>,
     rebuilds: Family<Model, Counter>,
@@ -198,6 +210,8 @@ impl Default for EngineFamilies {
             prompt_tokens: Family::default(),
             generation_tokens: Family::default(),
             preemptions: Family::default(),
+            prefix_queries: Family::default(),
+            prefix_hits: Family::default(),
             finished: Family::default(),
             rejected: Family::default(),
             rebuilds: Family::default(),
@@ -222,6 +236,8 @@ impl EngineFamilies {
         show(registry, PROMPT_TOKENS, &self.prompt_tokens);
         show(registry, GENERATION_TOKENS, &self.generation_tokens);
         show(registry, PREEMPTIONS, &self.preemptions);
+        show(registry, PREFIX_QUERIES, &self.prefix_queries);
+        show(registry, PREFIX_HITS, &self.prefix_hits);
         show(registry, FINISHED, &self.finished);
         show(registry, REJECTED, &self.rejected);
         show(registry, REBUILDS, &self.rebuilds);
@@ -255,6 +271,8 @@ impl EngineFamilies {
             prompt_tokens: self.prompt_tokens.get_or_create_owned(&model),
             generation_tokens: self.generation_tokens.get_or_create_owned(&model),
             preemptions: self.preemptions.get_or_create_owned(&model),
+            prefix_queries: self.prefix_queries.get_or_create_owned(&model),
+            prefix_hits: self.prefix_hits.get_or_create_owned(&model),
             finished_stop: finished(Ending::Stop),
             finished_length: finished(Ending::Length),
             finished_abort: finished(Ending::Abort),
@@ -296,6 +314,8 @@ pub struct EngineMetrics {
     prompt_tokens: Counter,
     generation_tokens: Counter,
     preemptions: Counter,
+    prefix_queries: Counter,
+    prefix_hits: Counter,
     finished_stop: Counter,
     finished_length: Counter,
     finished_abort: Counter,
@@ -341,6 +361,12 @@ impl EngineMetrics {
     /// Running requests were preempted.
     pub fn preempted(&self, count: u64) {
         self.preemptions.inc_by(count);
+    }
+
+    /// Requests of `queried` tokens started, and `hits` of those were cached.
+    pub fn prefixes(&self, queried: u64, hits: u64) {
+        self.prefix_queries.inc_by(queried);
+        self.prefix_hits.inc_by(hits);
     }
 
     /// The first token of a request is out.

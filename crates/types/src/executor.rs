@@ -5,12 +5,29 @@ use crate::{Fault, StepOutcome, StepPlan};
 /// Runs plans. Built loaded and ready; its limits never change, so that memory is decided before the first request.
 ///
 /// An executor must not fail for anything that the limits in [`ExecutorInfo`] allow. A fault from `submit` or `wait`
-/// means that the executor is unusable: the engine builds a new one and computes its requests again.
+/// means that the executor is unusable: the engine drops it, builds a new one and computes its requests again there.
+/// One may be dropped with steps under way: it ends them first, or waits for them.
+///
+/// # Two steps under way
+///
+/// Where [`ExecutorInfo::steps_in_flight_max`] is 2, a plan may be submitted while the one before it still runs. What
+/// the executor has to see to:
+///
+/// - **In order.** Plans take effect as if each began when the one before had ended: releases, admissions, writes to KV
+///   blocks and draws. So a later plan may give a slot or a block to another request although the plan under way still
+///   uses it for the one before.
+/// - **Tokens that only the executor knows.** The last position of an item may be the one of the token that the plan
+///   before it draws for the same slot. The executor takes it from there; nobody tells it.
+/// - **Items in vain.** The engine sees only in a plan's outcome that a request has come to its end, by a stop token or
+///   a failure, and may have asked for its next position by then; or the request was aborted since. The item is
+///   computed and answered like any other, with a token or a failure, and the answer is thrown away. The slot is
+///   released in a later plan.
+/// - **Outcomes one by one**, in order, each as soon as its own plan is through.
 pub trait Executor: Send {
     /// What this executor can take.
     fn info(&self) -> &ExecutorInfo;
 
-    /// Starts a step. At most two steps are under way at once, and the engine keeps to one where `info` says so.
+    /// Starts a step. There are never more under way than `info` says; with 2, this does not wait for the one before.
     fn submit(&mut self, plan: StepPlan) -> Result<(), Fault>;
 
     /// Waits for the oldest step under way.

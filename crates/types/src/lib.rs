@@ -16,6 +16,6 @@ pub use data_type::DataType;
 pub use executor::{CacheGroup, Executor, ExecutorInfo, MemoryReport};
 pub use fault::{Fault, FaultKind};
 pub use ids::{BlockId, RequestId, SlotId, StepId, TokenId};
-pub use request::{FinishReason, Request, RequestEvent, Usage};
+pub use request::{FinishReason, Request, RequestEvent, Service, Usage};
 pub use sampling::{SamplingParams, TokenLogprobs};
 pub use step::{SampledToken, SlotAdmission, StepOutcome, StepPlan, WorkItem};

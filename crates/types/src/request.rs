@@ -1,5 +1,7 @@
 //! A generation request as the engine sees it, and what comes back.
 
+use std::sync::Arc;
+
 use crate::{Fault, RequestId, SamplingParams, TokenId, TokenLogprobs};
 
 /// One sequence to generate. Plain data, so that it can be queued, preempted, moved and resumed.
@@ -13,8 +15,19 @@ pub struct Request {
     pub sampling: SamplingParams,
     /// Generate at most this many tokens; at least one.
     pub tokens_max: u32,
+    /// How it is served among others.
+    pub service: Service,
+}
+
+/// How a request is served among others, as against what is generated for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
     /// Lower is served first; equal priorities are served in order of arrival.
     pub priority: i32,
+    /// On whose behalf it comes; empty is nobody in particular.
+    pub tenant: Arc<str>,
+    /// Only requests with the same salt may use what is cached of each other.
+    pub cache_salt: Arc<str>,
 }
 
 /// Why a request ended well.
@@ -31,6 +44,8 @@ pub enum FinishReason {
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
+    /// Of those, the first ones that were cached when the request started.
+    pub cached_tokens: u32,
     /// Tokens generated.
     pub generated_tokens: u32,
     /// How often the request was preempted and computed again.
@@ -42,6 +57,11 @@ pub struct Usage {
 /// One event in the life of a request, in order; the last is `Finished` or `Failed`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RequestEvent {
+    /// The prompt is through; once, before everything else.
+    Prefilled {
+        /// Tokens of the prompt, from its beginning, that were cached when the request started.
+        cached_tokens: u32,
+    },
     /// Log-probabilities of prompt tokens 1 and on, whole, once, before the first token.
     PromptLogprobs(Vec<TokenLogprobs>),
     /// The next token.

@@ -6,7 +6,8 @@ use crate::{BlockId, Fault, SamplingParams, SlotId, StepId, TokenId, TokenLogpro
 
 /// An immutable order for one step. There is no prefill and no decode: each item computes a range of positions.
 ///
-/// The executor applies it in this order: `release`, `admit`, then all `items` as one batch.
+/// The executor applies it in this order: `release`, `admit`, then all `items` as one batch; and after all plans that
+/// were submitted before (see [`Executor`](crate::Executor)).
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepPlan {
     /// Which step this is.
@@ -37,8 +38,11 @@ pub struct SlotAdmission {
 pub struct WorkItem {
     /// Whose positions.
     pub slot: SlotId,
-    /// Positions to run through the model. The executor knows the token of each: from the admission, or drawn by itself
-    /// in an earlier step (with two plans in flight, in the one before this).
+    /// Positions to run through the model, without a gap after those of the slot's item before. The first item of a
+    /// slot may begin beyond 0: its blocks hold the positions before then, from another request or another time.
+    ///
+    /// The executor knows the token of each: from the admission, or drawn by itself in an earlier step. With two plans
+    /// in flight, the token of the last position may be one that the plan before this is only about to draw.
     pub positions: Range<u32>,
     /// One block table per cache group, covering positions `0..positions.end`.
     pub block_tables: Vec<Vec<BlockId>>,

@@ -210,6 +210,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
     .flags(&["gpu-memory-utilization"]),
     setting("engine.kv_cache_dtype", "auto", Kind::Choice(&["auto", "bf16", "int8", "f32"]), "How keys and values are stored; auto is bf16, or f32 where the model computes in f32; int8 holds nearly twice as many as bf16, a little less exactly."),
     setting(
+        "engine.prefix_cache",
+        "true",
+        Kind::Switch,
+        "Requests that begin alike share what was computed for the first of them. Tenants with keys of their own share nothing.",
+    )
+    .flags(&["enable-prefix-caching"]),
+    setting(
         "engine.compute",
         "native",
         Kind::Choice(&["native", "f32"]),
@@ -262,10 +269,6 @@ pub(crate) const COMPATIBLE: &[Compatible] = &[
     Compatible {
         flag: "pipeline-parallel-size",
         effect: Effect::MustBeOne("pipeline parallelism"),
-    },
-    Compatible {
-        flag: "enable-prefix-caching",
-        effect: Effect::Switch("there is no prefix cache yet"),
     },
     Compatible {
         flag: "enable-auto-tool-choice",

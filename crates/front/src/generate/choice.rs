@@ -30,6 +30,8 @@ pub(crate) struct Piece {
     pub(crate) text: String,
     /// The tokens drawn since the last piece.
     pub(crate) tokens: Vec<Drawn>,
+    /// Tokens of the prompt that were cached, told once, in the first piece.
+    pub(crate) cached_tokens: u32,
     /// Comes once, in the first piece, if asked for.
     pub(crate) prompt_logprobs: Option<Vec<TokenLogprobs>>,
     /// Set in the last piece.
@@ -41,6 +43,7 @@ impl Piece {
     pub(crate) fn append(&mut self, next: Self) {
         self.text.push_str(&next.text);
         self.tokens.extend(next.tokens);
+        self.cached_tokens += next.cached_tokens;
         self.prompt_logprobs = self.prompt_logprobs.take().or(next.prompt_logprobs);
         self.end = next.end;
     }
@@ -78,6 +81,7 @@ pub(crate) struct Choice {
     stops: StopMatcher,
     rules: Arc<TextRules>,
     tokens: Vec<Drawn>,
+    cached_tokens: u32,
     tokens_drawn: u32,
     characters: usize,
 }
@@ -95,6 +99,7 @@ impl Choice {
             stops: stops.include_stop(rules.include_stop),
             rules,
             tokens: Vec::new(),
+            cached_tokens: 0,
             tokens_drawn: 0,
             characters: 0,
         }
@@ -105,11 +110,15 @@ impl Choice {
     pub(crate) async fn next(&mut self) -> Result<Piece, Fault> {
         loop {
             let piece = match self.generation.next().await {
-                Some(RequestEvent::PromptLogprobs(logprobs)) => Some(Piece {
-                    prompt_logprobs: Some(logprobs),
-                    end: self.rules.prompt_only.then_some(End::Length),
-                    ..Piece::default()
-                }),
+                Some(RequestEvent::Prefilled { cached_tokens }) => {
+                    self.cached_tokens = cached_tokens;
+                    None
+                }
+                Some(RequestEvent::PromptLogprobs(logprobs)) => {
+                    let end = self.rules.prompt_only.then_some(End::Length);
+                    let piece = self.piece(String::new(), end);
+                    Some(Piece { prompt_logprobs: Some(logprobs), ..piece })
+                }
                 Some(RequestEvent::Token { token, logprobs }) => self.drawn(token, logprobs),
                 Some(RequestEvent::Finished { reason, .. }) => Some(self.finished(reason)),
                 Some(RequestEvent::Failed(fault)) => return Err(fault),
@@ -167,6 +176,13 @@ impl Choice {
     }
 
     fn piece(&mut self, text: String, end: Option<End>) -> Piece {
-        Piece { text, tokens: mem::take(&mut self.tokens), prompt_logprobs: None, end }
+        let cached_tokens = mem::take(&mut self.cached_tokens);
+        Piece {
+            text,
+            tokens: mem::take(&mut self.tokens),
+            cached_tokens,
+            prompt_logprobs: None,
+            end,
+        }
     }
 }

@@ -7,7 +7,7 @@ use futures::{
     StreamExt,
     stream::{self, BoxStream, SelectAll},
 };
-use types::{Fault, SamplingParams, TokenId};
+use types::{Fault, SamplingParams, Service, TokenId};
 
 use super::choice::{Choice, Piece, TextRules};
 use crate::{record::Record, state::ServedModel};
@@ -18,7 +18,6 @@ pub(crate) struct Job {
     pub(crate) tokens_max: u32,
     pub(crate) sampling: Vec<SamplingParams>,
     pub(crate) rules: Arc<TextRules>,
-    pub(crate) priority: i32,
 }
 
 /// Answers under way. Dropping the group ends them all in the engine.
@@ -34,22 +33,24 @@ impl Group {
     pub(crate) fn start(
         model: &ServedModel,
         jobs: Vec<Job>,
+        service: &Service,
         record: Arc<Record>,
     ) -> Result<Self, Fault> {
         let mut choices = SelectAll::new();
         let mut index = 0;
         for job in jobs {
             record.add_prompt_tokens(job.prompt.len());
-            for sampling in job.sampling {
+            for (place, sampling) in job.sampling.into_iter().enumerate() {
                 let generation = model.engine.submit(NewRequest {
                     prompt: job.prompt.clone(),
                     sampling,
                     tokens_max: job.tokens_max,
-                    priority: job.priority,
+                    service: service.clone(),
                 })?;
                 let tokenizer = Arc::clone(&model.tokenizer);
                 let choice = Choice::new(generation, tokenizer, Arc::clone(&job.rules));
-                choices.push(pieces(index, choice));
+                // A prompt counts once, however many answers it gets, and so does what was cached of it.
+                choices.push(pieces(index, choice, place == 0));
                 index += 1;
             }
         }
@@ -64,6 +65,7 @@ impl Group {
         }
         let next = self.choices.next().await;
         if let Some(Ok((_, piece))) = &next {
+            self.record.add_cached_tokens(piece.cached_tokens);
             self.record.add_output_tokens(piece.tokens.len(), Instant::now());
         }
         next
@@ -84,11 +86,16 @@ impl Group {
     }
 }
 
-fn pieces(index: usize, choice: Choice) -> BoxStream<'static, Result<(usize, Piece), Fault>> {
+fn pieces(
+    index: usize,
+    choice: Choice,
+    counts_prompt: bool,
+) -> BoxStream<'static, Result<(usize, Piece), Fault>> {
     stream::unfold(Some(choice), move |choice| async move {
         let mut choice = choice?;
         match choice.next().await {
-            Ok(piece) => {
+            Ok(mut piece) => {
+                piece.cached_tokens *= u32::from(counts_prompt);
                 let rest = piece.end.is_none().then_some(choice);
                 Some((Ok((index, piece)), rest))
             }

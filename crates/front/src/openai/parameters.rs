@@ -8,7 +8,7 @@ use serde::Deserialize;
 use types::{SamplingParams, TokenId};
 
 use super::values::{at_most, number, positive, whole};
-use crate::{Error, state::SamplingDefaults};
+use crate::{Error, caller::Wishes, state::SamplingDefaults};
 
 /// Most alternatives that log-probabilities can be asked for.
 pub(super) const TOP_LOGPROBS_MAX: u32 = 20;
@@ -16,6 +16,7 @@ const STOP_STRINGS_MAX: usize = 64;
 const STOP_STRING_BYTES_MAX: usize = 1024;
 const STOP_TOKEN_IDS_MAX: usize = 256;
 const LOGIT_BIAS_MAX: usize = 1024;
+const NAME_BYTES_MAX: usize = 512;
 
 /// The shared fields, as sent.
 ///
@@ -52,6 +53,8 @@ pub(super) struct Parameters {
     stream_options: Option<StreamOptions>,
     return_token_ids: Option<bool>,
     priority: Option<i32>,
+    user: Option<String>,
+    cache_salt: Option<String>,
     response_format: Option<ResponseFormat>,
 }
 
@@ -86,7 +89,7 @@ pub(super) struct Checked {
     pub(super) skip_special_tokens: bool,
     pub(super) return_token_ids: bool,
     pub(super) prompt_logprobs: Option<u32>,
-    pub(super) priority: i32,
+    pub(super) wishes: Wishes,
     /// Tokens to generate, where the request says; 0 is for the route to judge.
     pub(super) tokens_max: Option<u32>,
     /// Which of its two names the request used.
@@ -179,7 +182,11 @@ impl Parameters {
             skip_special_tokens: self.skip_special_tokens.unwrap_or(true),
             return_token_ids: self.return_token_ids.unwrap_or(false),
             prompt_logprobs,
-            priority: self.priority.unwrap_or(0),
+            wishes: Wishes {
+                priority: self.priority.unwrap_or(0),
+                user: short("user", self.user)?,
+                cache_salt: short("cache_salt", self.cache_salt)?,
+            },
             tokens_max,
             tokens_max_field,
             ignore_eos: self.ignore_eos.unwrap_or(false),
@@ -254,6 +261,16 @@ impl Checked {
     /// The stop tokens that the request names, without the model's own end tokens.
     pub(super) fn stop_token_ids(&self) -> &[TokenId] {
         &self.sampling.stop_token_ids
+    }
+}
+
+fn short(field: &'static str, text: Option<String>) -> Result<Option<String>, Error> {
+    match text.as_ref().map(String::len) {
+        Some(bytes) if bytes > NAME_BYTES_MAX => Err(Error::field(
+            field,
+            format!("is {bytes} bytes long; it must be at most {NAME_BYTES_MAX}"),
+        )),
+        _ => Ok(text),
     }
 }
 

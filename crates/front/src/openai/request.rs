@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     Error, body,
+    caller::Caller,
     generate::{Group, Job, TextRules, mix_seed},
     record::Record,
     state::{FrontState, ServedModel},
@@ -34,13 +35,15 @@ pub(super) async fn answer<S: Shape>(
     prepare: fn(&FrontState, &[u8]) -> Result<Prepared<S>, Error>,
 ) -> Result<Response, Error> {
     let permit = state.admit()?;
+    let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default();
     let body = body::read(request, state.settings()).await?;
     let chore_state = state.clone();
     let prepared = state.chore(body.len(), move || prepare(&chore_state, &body)).await?;
     let Prepared { model, checked, shape, jobs } = prepared;
     record.set_model(model.name());
     let usage = Usage::of_prompts(jobs.iter().map(|job| job.prompt.len()).sum());
-    let group = Group::start(&model, jobs, Arc::clone(&record))?;
+    let service = caller.service(checked.wishes);
+    let group = Group::start(&model, jobs, &service, Arc::clone(&record))?;
     let frame = Frame {
         id: format!("{id_prefix}{}", record.id),
         created: state.unix_seconds(),
@@ -130,7 +133,6 @@ impl<'a> JobMaker<'a> {
             tokens_max,
             sampling: self.sampling.clone(),
             rules: Arc::clone(&self.rules),
-            priority: self.checked.priority,
         })
     }
 }

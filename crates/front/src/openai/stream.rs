@@ -114,7 +114,7 @@ impl<S: Shape> Answer<S> {
         answers.resize_with(self.shape.choices(), Piece::default);
         while let Some(next) = self.group.next().await {
             let (index, piece) = next?;
-            self.usage.add_completion(piece.tokens.len());
+            self.count(&piece);
             answers[index].append(piece);
         }
         let Self { frame, mut shape, usage, .. } = self;
@@ -125,6 +125,11 @@ impl<S: Shape> Answer<S> {
         let (object, created) = (S::WHOLE, *created);
         let whole = Whole::<S> { id, object, created, model, choices, usage, extra };
         Ok(Json(whole).into_response())
+    }
+
+    fn count(&mut self, piece: &Piece) {
+        self.usage.add_completion(piece.tokens.len());
+        self.usage.add_cached(piece.cached_tokens);
     }
 
     async fn stream(mut self, state: &FrontState, streaming: Streaming) -> Result<Response, Error> {
@@ -170,7 +175,7 @@ impl<S: Shape> Writer<S> {
     }
 
     fn piece(&mut self, index: usize, piece: Piece) -> Vec<Event> {
-        self.answer.usage.add_completion(piece.tokens.len());
+        self.answer.count(&piece);
         let deltas = self.answer.shape.deltas(index, piece);
         deltas.into_iter().map(|delta| self.chunk(&[delta], false)).collect()
     }

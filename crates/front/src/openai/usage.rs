@@ -8,12 +8,23 @@ pub(super) struct Usage {
     prompt_tokens: usize,
     completion_tokens: usize,
     total_tokens: usize,
+    prompt_tokens_details: PromptTokensDetails,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct PromptTokensDetails {
+    /// From the beginnings of the prompts: these were not computed again.
+    cached_tokens: usize,
 }
 
 impl Usage {
     /// Nothing generated yet. A prompt counts once, however many answers it gets.
     pub(super) fn of_prompts(prompt_tokens: usize) -> Self {
-        Self { prompt_tokens, completion_tokens: 0, total_tokens: prompt_tokens }
+        Self { prompt_tokens, total_tokens: prompt_tokens, ..Self::default() }
+    }
+
+    pub(super) fn add_cached(&mut self, tokens: u32) {
+        self.prompt_tokens_details.cached_tokens += tokens as usize;
     }
 
     pub(super) fn add_completion(&mut self, tokens: usize) {

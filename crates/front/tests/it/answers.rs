@@ -1,6 +1,7 @@
 //! What answers say: lengths, stops, seeds, several at once, log-probabilities.
 
-use front::SamplingDefaults;
+use axum::http::Request;
+use front::{FrontSettings, SamplingDefaults};
 use serde_json::{Value, json};
 
 use super::{
@@ -190,6 +191,31 @@ async fn several_prompts_have_several_answers() {
     let lists = json!({"prompt": [[97], [98, 99]], "temperature": 0});
     let answer = house.complete(lists).await.ok();
     assert_eq!(answer["choices"][1]["text"], "bc");
+}
+
+#[tokio::test]
+async fn usage_tells_what_was_cached_of_a_prompt() {
+    let settings =
+        FrontSettings { api_keys: vec!["one".into(), "two".into()], ..FrontSettings::default() };
+    let house = House::with(HouseOptions { settings, ..HouseOptions::default() });
+    let complete = async |key: &str, options: Value| {
+        let mut body = json!({"prompt": "x".repeat(40), "max_tokens": 1});
+        body.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+        let request = Request::post("/v1/completions")
+            .header("content-type", "application/json")
+            .header("authorization", format!("Bearer {key}"))
+            .body(body.to_string().into())
+            .unwrap();
+        let answer = house.send(request).await.ok();
+        answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap()
+    };
+    assert_eq!(complete("one", json!({})).await, 0);
+    // Two whole blocks of 16 tokens.
+    assert_eq!(complete("one", json!({})).await, 32);
+    assert_eq!(complete("one", json!({"n": 3})).await, 32, "a prompt counts once");
+    assert_eq!(complete("two", json!({})).await, 0, "keys share nothing");
+    assert_eq!(complete("two", json!({"cache_salt": "a"})).await, 0, "nor do salts");
+    assert_eq!(complete("two", json!({"cache_salt": "a"})).await, 32);
 }
 
 #[tokio::test]

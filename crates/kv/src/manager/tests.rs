@@ -12,15 +12,15 @@ fn group(blocks: u32, block_tokens: u32) -> CacheGroup {
 
 #[test]
 fn groups_without_room_are_refused_with_both_numbers() {
-    let error = KvManager::new(&[group(4, 16), group(0, 16)]).unwrap_err();
+    let error = KvManager::new(&[group(4, 16), group(0, 16)], true).unwrap_err();
     assert_eq!(error, Error::EmptyGroup { group: 1, blocks: 0, block_tokens: 16 });
-    assert!(KvManager::new(&[group(4, 0)]).is_err());
-    assert!(KvManager::new(&[]).unwrap().pools().is_empty());
+    assert!(KvManager::new(&[group(4, 0)], true).is_err());
+    assert!(KvManager::new(&[], true).unwrap().pools().is_empty());
 }
 
 #[test]
 fn a_shortage_in_one_group_takes_nothing_from_the_others() {
-    let mut kv = KvManager::new(&[group(8, 16), group(2, 16)]).unwrap();
+    let mut kv = KvManager::new(&[group(8, 16), group(2, 16)], true).unwrap();
     let mut tables = kv.tables();
     kv.grow(&mut tables, 17).unwrap();
     let shortage = kv.grow(&mut tables, 33).unwrap_err();
@@ -33,7 +33,7 @@ fn a_shortage_in_one_group_takes_nothing_from_the_others() {
 
 #[test]
 fn covering_is_exact() {
-    let mut kv = KvManager::new(&[group(8, 4), group(8, 3)]).unwrap();
+    let mut kv = KvManager::new(&[group(8, 4), group(8, 3)], true).unwrap();
     let mut tables = kv.tables();
     kv.grow(&mut tables, 12).unwrap();
     let lengths = |positions| kv.covering(&tables, positions).iter().map(Vec::len).collect();
@@ -85,7 +85,7 @@ proptest! {
         operations in prop::collection::vec(operation(), 1..120),
     ) {
         let groups: Vec<CacheGroup> = groups.into_iter().map(|(b, t)| group(b, t)).collect();
-        let mut kv = KvManager::new(&groups).unwrap();
+        let mut kv = KvManager::new(&groups, true).unwrap();
         let mut live: Vec<(BlockTables, u32)> = Vec::new();
         for operation in operations {
             match operation {

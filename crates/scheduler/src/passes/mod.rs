@@ -11,4 +11,4 @@ mod probation;
 pub(crate) use admit::admit;
 pub(crate) use decode::decode;
 pub(crate) use prefill::prefill;
-pub(crate) use probation::probation;
+pub(crate) use probation::{is_probation_due, probation};

@@ -1,13 +1,19 @@
 //! A scheduler and a fake model, driven step by step.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use types::{
     CacheGroup, ExecutorInfo, Fault, FaultKind, FinishReason, Request, RequestEvent, RequestId,
-    SamplingParams, StepOutcome, StepPlan, TokenId, TokenLogprobs, Usage,
+    SamplingParams, Service, StepOutcome, StepPlan, TokenId, TokenLogprobs, Usage,
 };
 
-use crate::{Error, Scheduler, Settings, testing::FakeModel};
+use crate::{
+    Error, Scheduler, Settings,
+    testing::{FakeModel, expected_output},
+};
 
 pub(super) const VOCAB_SIZE: u32 = 50;
 /// Makes its request fail alone.
@@ -15,9 +21,13 @@ pub(super) const FAILING: TokenId = 50;
 /// Makes the step fail as a whole.
 pub(super) const POISON: TokenId = 51;
 
+/// What each step takes.
+const STEP: Duration = Duration::from_millis(10);
+
 /// What came out for one request.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stream {
+    pub(super) cached_tokens: Option<u32>,
     pub(super) tokens: Vec<TokenId>,
     pub(super) prompt_logprobs: Option<Vec<TokenLogprobs>>,
     pub(super) finished: Option<(FinishReason, Usage)>,
@@ -37,6 +47,8 @@ pub(super) struct Driver {
     pub(super) streams: BTreeMap<RequestId, Stream>,
     pub(super) now: Duration,
     pub(super) crashes: u32,
+    /// Plans submitted, not answered yet.
+    pub(super) under_way: VecDeque<StepPlan>,
     info: ExecutorInfo,
 }
 
@@ -60,6 +72,7 @@ pub(super) fn settings() -> Settings {
         running_max: 8,
         waiting_max: 100,
         kv_reserve_percent: 0,
+        prefix_cache: true,
     }
 }
 
@@ -76,6 +89,7 @@ impl Driver {
             streams: BTreeMap::new(),
             now: Duration::ZERO,
             crashes: 0,
+            under_way: VecDeque::new(),
             info,
         }
     }
@@ -99,9 +113,12 @@ impl Driver {
     }
 
     pub(super) fn plan(&mut self) -> Option<StepPlan> {
-        self.now += Duration::from_millis(10);
-        let plan = self.scheduler.plan(self.now);
+        let now = self.now + STEP;
+        let plan = self.scheduler.plan(now);
         self.scheduler.invariants();
+        if plan.is_some() {
+            self.now = now;
+        }
         plan
     }
 
@@ -112,9 +129,17 @@ impl Driver {
         Ok(())
     }
 
-    /// Plans, runs and commits one step; the plan, if there was one. A step with the poison token crashes.
+    /// Plans as many steps as can be under way, and runs and commits the oldest; its plan, if there was one.
     pub(super) fn step(&mut self) -> Option<StepPlan> {
-        let plan = self.plan()?;
+        while let Some(plan) = self.plan() {
+            self.under_way.push_back(plan);
+        }
+        self.finish_oldest()
+    }
+
+    /// Runs and commits the oldest step under way; its plan, if there was one. A step with the poison token crashes.
+    pub(super) fn finish_oldest(&mut self) -> Option<StepPlan> {
+        let plan = self.under_way.pop_front()?;
         let outcome = self.model.run(&plan);
         let poisoned =
             plan.items.iter().any(|item| self.model.prompt(item.slot).unwrap().contains(&POISON));
@@ -130,6 +155,7 @@ impl Driver {
     pub(super) fn crash(&mut self) {
         self.crashes += 1;
         let fault = Fault::new(FaultKind::Internal, "it crashed twice");
+        self.under_way.clear();
         let events = self.scheduler.requeue_all(&fault, self.now);
         self.scheduler.invariants();
         self.take(events);
@@ -158,6 +184,10 @@ impl Driver {
             let stream = self.streams.get_mut(&id).unwrap();
             assert!(!stream.ended(), "{id} goes on after its end: {event:?}");
             match event {
+                RequestEvent::Prefilled { cached_tokens } => {
+                    assert!(stream.tokens.is_empty(), "{id}: before the first token");
+                    assert!(stream.cached_tokens.replace(cached_tokens).is_none(), "{id}: once");
+                }
                 RequestEvent::PromptLogprobs(whole) => {
                     assert!(stream.tokens.is_empty(), "{id}: before the first token");
                     assert!(stream.prompt_logprobs.replace(whole).is_none(), "{id}: once");
@@ -172,9 +202,14 @@ impl Driver {
 
 pub(super) fn request(id: u64, prompt: Vec<TokenId>, tokens_max: u32) -> Request {
     let sampling = SamplingParams { seed: id, ..SamplingParams::default() };
-    Request { id: RequestId(id), prompt, sampling, tokens_max, priority: 0 }
+    Request { id: RequestId(id), prompt, sampling, tokens_max, service: Service::default() }
 }
 
 pub(super) fn prompt(seed: u64, len: usize) -> Vec<TokenId> {
     (0..len as u64).map(|index| ((seed * 31 + index * 7) % u64::from(VOCAB_SIZE)) as u32).collect()
+}
+
+/// What the model generates for a request made by [`request`].
+pub(super) fn expected(id: u64, prompt: &[TokenId], tokens_max: u32) -> Vec<TokenId> {
+    expected_output(prompt, &request(id, Vec::new(), 1).sampling, tokens_max, VOCAB_SIZE).0
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use proptest::{prelude::*, test_runner::RngSeed};
-use types::{CacheGroup, ExecutorInfo, Request, RequestId, SamplingParams, TokenId};
+use types::{CacheGroup, ExecutorInfo, Request, RequestId, SamplingParams, Service, TokenId};
 
 use super::driver::{Driver, FAILING, POISON, VOCAB_SIZE, executor, prompt};
 use crate::{
@@ -20,9 +20,9 @@ enum Operation {
     Steps {
         count: usize,
     },
-    /// A step is planned and its executor lost.
+    /// As many steps as can be are under way, and the executor is lost.
     Crash,
-    /// A request is aborted while a step is under way.
+    /// A request is aborted while all steps that can be are under way.
     AbortUnderWay {
         which: usize,
     },
@@ -30,6 +30,9 @@ enum Operation {
 
 #[derive(Clone, Debug)]
 struct Arrival {
+    /// Prompts of one family begin alike.
+    family: u64,
+    salt: u8,
     prompt_len: usize,
     tokens_max: u32,
     priority: i32,
@@ -42,9 +45,13 @@ struct Arrival {
 fn arrival() -> impl Strategy<Value = Arrival> {
     let special = prop_oneof![60 => Just(None), 1 => Just(Some(FAILING)), 1 => Just(Some(POISON))];
     let stop_tokens = prop::collection::vec(0..VOCAB_SIZE, 0..2);
-    (1..30usize, 1..60u32, -1..2i32, stop_tokens, 0..5u32, any::<bool>(), special).prop_map(
-        |(prompt_len, tokens_max, priority, stop_tokens, tokens_min, prompt_logprobs, special)| {
+    let who = (0..4u64, 0..2u8, -1..2i32);
+    (who, 1..30usize, 1..60u32, stop_tokens, 0..5u32, any::<bool>(), special).prop_map(
+        |(who, prompt_len, tokens_max, stop_tokens, tokens_min, prompt_logprobs, special)| {
+            let (family, salt, priority) = who;
             Arrival {
+                family,
+                salt,
                 prompt_len,
                 tokens_max,
                 priority,
@@ -69,14 +76,16 @@ fn operation() -> impl Strategy<Value = Operation> {
 
 fn sizes() -> impl Strategy<Value = (ExecutorInfo, Settings)> {
     let groups = prop::collection::vec((6..40u32, 1..9u32), 1..3);
-    (groups, 1..40u32, 1..20u32, 1..9u32, 1..12u32, 0..40u32).prop_map(
+    (groups, 1..3u32, 1..40u32, 1..20u32, 1..9u32, 1..12u32, 0..40u32, any::<bool>()).prop_map(
         |(
             groups,
+            steps_in_flight_max,
             step_tokens_max,
             prefill_chunk_max,
             running_max,
             waiting_max,
             kv_reserve_percent,
+            prefix_cache,
         )| {
             let group = |(blocks, block_tokens)| CacheGroup { blocks, block_tokens };
             let cache_groups = groups.into_iter().map(group).collect();
@@ -86,8 +95,9 @@ fn sizes() -> impl Strategy<Value = (ExecutorInfo, Settings)> {
                 running_max,
                 waiting_max,
                 kv_reserve_percent,
+                prefix_cache,
             };
-            (ExecutorInfo { cache_groups, ..executor(1) }, settings)
+            (ExecutorInfo { cache_groups, steps_in_flight_max, ..executor(1) }, settings)
         },
     )
 }
@@ -103,7 +113,7 @@ struct Run {
 impl Run {
     fn submit(&mut self, arrival: &Arrival) {
         let id = RequestId(self.requests.len() as u64);
-        let mut prompt = prompt(id.0, arrival.prompt_len);
+        let mut prompt = prompt(arrival.family, arrival.prompt_len);
         if let Some(special) = arrival.special {
             prompt[arrival.prompt_len / 2] = special;
         }
@@ -114,10 +124,11 @@ impl Run {
             prompt_logprobs: arrival.prompt_logprobs.then_some(1),
             ..SamplingParams::default()
         };
-        let (tokens_max, priority) = (arrival.tokens_max, arrival.priority);
-        let request = Request { id, prompt, sampling, tokens_max, priority };
+        let cache_salt = arrival.salt.to_string().into();
+        let service = Service { priority: arrival.priority, cache_salt, ..Service::default() };
+        let request = Request { id, prompt, sampling, tokens_max: arrival.tokens_max, service };
         let limits = self.driver.scheduler.limits;
-        let check = limits.check(&request.prompt, &request.sampling, tokens_max);
+        let check = limits.check(&request.prompt, &request.sampling, request.tokens_max);
         let full = self.driver.scheduler.waiting_new()
             >= self.driver.scheduler.settings().waiting_max as usize;
         match self.driver.submit_request(request.clone()) {
@@ -144,26 +155,27 @@ impl Run {
         }
     }
 
-    /// Everything that a plan must keep to beyond what the model checks.
-    fn step(&mut self) -> bool {
-        let first = self.driver.scheduler.slots.in_order().first().copied();
-        let suspect =
-            self.driver.scheduler.slots.iter().any(|(_, r)| r.sequence.probation.is_some());
-        let needing_one: Vec<_> = self
-            .driver
-            .scheduler
-            .slots
+    /// Plans a step and checks everything that a plan must keep to beyond what the model checks.
+    fn plan(&mut self) -> bool {
+        let slots = &self.driver.scheduler.slots;
+        let first = slots.in_order().first().copied();
+        let first =
+            first.filter(|slot| slots.get(*slot).is_some_and(|running| running.remaining() > 0));
+        let suspect = slots.iter().any(|(_, r)| r.sequence.probation.is_some());
+        let needing_one: Vec<_> = slots
             .iter()
             .filter(|(_, running)| running.remaining() == 1)
             .map(|(slot, _)| slot)
             .collect();
         let preemptions = self.driver.scheduler.counters().preemptions;
-        let Some(plan) = self.driver.step() else { return false };
+        let in_flight = self.driver.under_way.len();
+        let Some(plan) = self.driver.plan() else { return false };
         let settings = self.driver.scheduler.settings();
         assert!(plan.token_count() <= settings.step_tokens_max as usize, "{plan}");
         let served = |slot| plan.items.iter().any(|item| item.slot == slot);
         let preempted = self.driver.scheduler.counters().preemptions > preemptions;
         let alone = suspect || (plan.items.len() == 1 && plan.admit.len() == 1);
+        assert!(!suspect || in_flight == 0, "{plan}: a step on probation has company");
         if !alone {
             assert!(first.is_none_or(served), "{plan}: the first in order advances");
             let all = needing_one.iter().all(|slot| served(*slot));
@@ -172,11 +184,22 @@ impl Run {
             assert!(chunk <= settings.prefill_chunk_max as usize, "{plan}");
         }
         assert!(!preempted || plan.admit.is_empty(), "{plan}: room taken went to a newcomer");
+        self.driver.under_way.push_back(plan);
         true
     }
 
+    fn plan_all(&mut self) -> bool {
+        while self.plan() {}
+        !self.driver.under_way.is_empty()
+    }
+
+    fn step(&mut self) -> bool {
+        self.plan_all();
+        self.driver.finish_oldest().is_some()
+    }
+
     fn crash(&mut self) {
-        if self.driver.plan().is_some() {
+        if self.plan_all() {
             let before: Vec<RequestId> =
                 self.driver.scheduler.slots.iter().map(|(_, running)| running.ticket.id).collect();
             self.driver.crash();
@@ -201,17 +224,9 @@ impl Run {
             Operation::Crash => self.crash(),
             Operation::AbortUnderWay { which } => {
                 let Some(id) = self.pick(*which) else { return };
-                let Some(plan) = self.driver.plan() else { return };
-                let poisoned = self.driver.model.run(&plan);
-                self.abort(id);
-                let crashes = plan
-                    .items
-                    .iter()
-                    .any(|item| self.driver.model.prompt(item.slot).unwrap().contains(&POISON));
-                if crashes {
-                    self.driver.crash();
-                } else {
-                    self.driver.commit(poisoned).unwrap();
+                if self.plan_all() {
+                    self.abort(id);
+                    self.driver.finish_oldest();
                 }
             }
         }

@@ -7,15 +7,13 @@ use types::{
     StepOutcome,
 };
 
-use super::driver::{Driver, FAILING, POISON, VOCAB_SIZE, executor, prompt, request, settings};
+use super::driver::{
+    Driver, FAILING, POISON, VOCAB_SIZE, executor, expected, prompt, request, settings,
+};
 use crate::{
     Error, Refusal, Scheduler, Settings,
     testing::{expected_output, logprobs_of},
 };
-
-fn expected(id: u64, prompt: &[u32], tokens_max: u32) -> Vec<u32> {
-    expected_output(prompt, &request(id, Vec::new(), 1).sampling, tokens_max, VOCAB_SIZE).0
-}
 
 #[test]
 fn a_request_from_its_prompt_to_its_end() {
@@ -112,7 +110,7 @@ fn the_latest_of_the_lowest_class_gives_way_and_loses_nothing() {
     // 10 blocks of 4: three requests of 8 tokens that grow to 20 each need 15.
     let mut driver = Driver::new(executor(10), settings());
     let mut urgent = request(3, prompt(3, 8), 12);
-    urgent.priority = -1;
+    urgent.service.priority = -1;
     driver.submit(1, prompt(1, 8), 12);
     driver.submit(2, prompt(2, 8), 12);
     driver.submit_request(urgent).unwrap();

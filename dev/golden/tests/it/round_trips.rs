@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use device::cpu::{Cpu, Rung};
-use engine::{Engine, EngineSettings, NewRequest, SchedulerSettings};
+use engine::{Engine, EngineHandle, EngineSettings, NewRequest, SchedulerSettings};
 use golden::{
     all_processors, cpu,
     drive::{Circumstances, Generated, Job, run},
@@ -15,7 +15,7 @@ use kernels::attention::{KvFormat, KvShape};
 use models::{Compute, DecoderSpec, Model};
 use runner::{CpuRunner, KvBudget, RunnerOptions};
 use telemetry::EngineMetrics;
-use types::{DataType, Executor, Fault, RequestEvent, SamplingParams, TokenId, Usage};
+use types::{DataType, Executor, Fault, RequestEvent, SamplingParams, Service, TokenId, Usage};
 use weights::Weights;
 
 /// A model on one way of computing it.
@@ -147,12 +147,8 @@ fn circumstances_make_no_difference_to_the_real_model() {
     Subject::real().iter().for_each(|subject| check_circumstances(subject, 5));
 }
 
-/// Runs jobs through the engine with a pool of `blocks` blocks.
-fn through_the_engine(
-    subject: &Subject,
-    jobs: &[Job],
-    blocks: usize,
-) -> (Vec<Generated>, Vec<Usage>) {
+/// An engine with a pool of `blocks` blocks.
+fn start_engine(subject: &Subject, blocks: usize, prefix_cache: bool) -> (Engine, EngineHandle) {
     let Subject { cpu, model, kv_format, .. } = subject;
     let &DecoderSpec { layers, kv_heads, head_dim, .. } = &model.spec;
     let block_bytes =
@@ -168,10 +164,14 @@ fn through_the_engine(
     let factory = move || -> Result<Box<dyn Executor>, Fault> {
         Ok(Box::new(CpuRunner::new(Arc::clone(&cpu), Arc::clone(&model), &options)?))
     };
-    let scheduler = SchedulerSettings { prefill_chunk_max: 40, ..SchedulerSettings::default() };
+    let scheduler =
+        SchedulerSettings { prefill_chunk_max: 40, prefix_cache, ..SchedulerSettings::default() };
     let settings = EngineSettings { scheduler, ..EngineSettings::default() };
-    let (engine, handle) =
-        Engine::start(factory, settings, EngineMetrics::unregistered()).expect("it starts");
+    Engine::start(factory, settings, EngineMetrics::unregistered()).expect("it starts")
+}
+
+/// Runs jobs through an engine, all at once.
+fn run_all(handle: &EngineHandle, jobs: &[Job]) -> (Vec<Generated>, Vec<Usage>) {
     let streams: Vec<_> = jobs
         .iter()
         .map(|job| {
@@ -179,7 +179,7 @@ fn through_the_engine(
                 prompt: job.prompt.clone(),
                 sampling: job.sampling.clone(),
                 tokens_max: job.count as u32,
-                priority: 0,
+                service: Service::default(),
             };
             handle.submit(request).expect("it is taken")
         })
@@ -188,6 +188,7 @@ fn through_the_engine(
         let mut generated = Generated::default();
         loop {
             match stream.next_blocking().expect("a stream ends with an ending") {
+                RequestEvent::Prefilled { .. } => {}
                 RequestEvent::PromptLogprobs(list) => generated.prompt_logprobs = list,
                 RequestEvent::Token { token, logprobs } => {
                     generated.tokens.push(token);
@@ -198,24 +199,82 @@ fn through_the_engine(
             }
         }
     });
-    let ended = ended.unzip();
-    engine.shutdown();
-    ended
+    ended.unzip()
 }
 
 /// Runs jobs through the engine with room for all, then with so little that it must preempt, and by hand.
 fn check_scarcity(subject: &Subject) {
     let jobs = subject.jobs(24, 40);
-    let (plenty, usages) = through_the_engine(subject, &jobs, 1000);
+    let through_the_engine = |blocks, prefix_cache| {
+        let (engine, handle) = start_engine(subject, blocks, prefix_cache);
+        let ended = run_all(&handle, &jobs);
+        engine.shutdown();
+        ended
+    };
+    let (plenty, usages) = through_the_engine(1000, true);
     assert!(usages.iter().all(|usage| usage.preemptions == 0));
-    // All of them at their ends would need about 120 blocks.
-    let (scarce, usages) = through_the_engine(subject, &jobs, 48);
-    let preemptions: u32 = usages.iter().map(|usage| usage.preemptions).sum();
-    assert!(preemptions > 0, "the pool was meant to be too small");
-    subject.assert_same(&scarce, &plenty, "with preemptions");
+    // All of them at their ends would need about 120 blocks. With the cache, who was preempted finds what is left of
+    // its own work; without, it computes all of it again.
+    for (prefix_cache, what) in [(true, "preempted"), (false, "preempted, all computed again")] {
+        let (scarce, usages) = through_the_engine(48, prefix_cache);
+        let preemptions: u32 = usages.iter().map(|usage| usage.preemptions).sum();
+        assert!(preemptions > 0, "the pool was meant to be too small");
+        subject.assert_same(&scarce, &plenty, what);
+    }
     let mut by_hand = runner(&subject.cpu, &subject.model, 24, subject.kv_format);
     let want = run(&mut by_hand, &jobs, Circumstances::default());
     subject.assert_same(&plenty, &want, "through the engine");
+}
+
+/// Two turns of chats, each asked twice at once and once more later, with and without a prefix cache.
+fn check_prefixes(subject: &Subject) {
+    let mut first: Vec<Job> = subject.jobs(8, 24);
+    for job in &mut first {
+        job.sampling.prompt_logprobs = None;
+        // Prompts that differ in their ends only.
+        let beginning =
+            (0..40).map(|place| place * 7919 % subject.model.spec.vocab_size as TokenId);
+        job.prompt.splice(0..0, beginning);
+    }
+    first.extend_from_within(..);
+    let twice = |handle: &EngineHandle| {
+        let (answers, _) = run_all(handle, &first);
+        let mut second = first.clone();
+        for (job, answer) in second.iter_mut().zip(&answers) {
+            job.prompt.extend(&answer.tokens);
+            job.prompt.extend([5, 3, 1]);
+        }
+        let (again, _) = run_all(handle, &first);
+        let (seconds, usages) = run_all(handle, &second);
+        ([answers, again, seconds], usages)
+    };
+    let (engine, handle) = start_engine(subject, 1000, true);
+    let (hits, usages) = twice(&handle);
+    engine.shutdown();
+    for (usage, job) in usages.iter().zip(&first) {
+        // The whole first turn, the answer's tokens among it, but for the last block.
+        let turn = job.prompt.len() + job.count - 1;
+        assert!(usage.cached_tokens as usize + 16 > turn, "{usage:?}, {turn}");
+    }
+    let (engine, handle) = start_engine(subject, 1000, false);
+    let (misses, usages) = twice(&handle);
+    engine.shutdown();
+    assert!(usages.iter().all(|usage| usage.cached_tokens == 0));
+    for ((hits, misses), what) in hits.iter().zip(&misses).zip(["first", "again", "second turn"]) {
+        subject.assert_same(hits, misses, what);
+    }
+}
+
+#[test]
+fn cached_prefixes_make_no_difference_to_tiny_models() {
+    let _alone = all_processors();
+    Subject::tiny().iter().for_each(check_prefixes);
+}
+
+#[test]
+fn cached_prefixes_make_no_difference_to_the_real_model() {
+    let _alone = all_processors();
+    Subject::real().iter().for_each(check_prefixes);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use engine::{Engine, EngineSettings, NewRequest, SchedulerSettings};
 use kernels::attention::KvFormat;
 use serde_json::{Value, json};
 use telemetry::EngineMetrics;
-use types::{Executor, Fault, RequestEvent, SamplingParams};
+use types::{Executor, Fault, RequestEvent, SamplingParams, Service};
 
 use super::{
     load::{STEP_TOKENS_MAX, runner},
@@ -63,7 +63,7 @@ pub(crate) fn run(bench: &Bench, (prefill_tokens_s, decode_tokens_s): (f64, f64)
                 prompt: prompt(vocab_size, stream, PROMPT_TOKENS),
                 sampling,
                 tokens_max: OUTPUT_TOKENS,
-                priority: 0,
+                service: Service::default(),
             })?;
             readers.push(scope.spawn(move || -> Result<Arrivals> {
                 let mut arrivals = Vec::new();
@@ -71,7 +71,9 @@ pub(crate) fn run(bench: &Bench, (prefill_tokens_s, decode_tokens_s): (f64, f64)
                     match event {
                         RequestEvent::Token { .. } => arrivals.push(begun.elapsed()),
                         RequestEvent::Failed(fault) => bail!("a request failed: {fault}"),
-                        RequestEvent::Finished { .. } | RequestEvent::PromptLogprobs(_) => {}
+                        RequestEvent::Prefilled { .. }
+                        | RequestEvent::PromptLogprobs(_)
+                        | RequestEvent::Finished { .. } => {}
                     }
                 }
                 Ok(arrivals)

@@ -1,0 +1,295 @@
+//! What is found, against a record of what was written into each block.
+
+use std::collections::BTreeMap;
+
+use proptest::{prelude::*, test_runner::RngSeed};
+use types::CacheGroup;
+
+use super::*;
+use crate::{BlockTables, Hit, KvManager};
+
+fn kv(groups: &[(u32, u32)]) -> KvManager {
+    let group = |&(blocks, block_tokens)| CacheGroup { blocks, block_tokens };
+    let groups: Vec<CacheGroup> = groups.iter().map(group).collect();
+    KvManager::new(&groups, true).unwrap()
+}
+
+/// A sequence in the cache.
+struct Sequence {
+    tokens: Vec<TokenId>,
+    key: PrefixKey,
+    tables: BlockTables,
+    computed: u32,
+}
+
+/// A sequence with all that the cache has of it.
+fn start(kv: &mut KvManager, salt: &str, tokens: &[TokenId]) -> Sequence {
+    let key = kv.key(salt.into(), tokens);
+    let mut tables = kv.tables();
+    let hit = kv.find(&key, tokens.len() as u32);
+    let computed = kv.take(&mut tables, &key, tokens, tokens.len() as u32);
+    assert_eq!(hit.positions, computed, "no hashes collide here");
+    Sequence { tokens: tokens.to_vec(), key, tables, computed }
+}
+
+/// Computes a sequence up to a position, if there is room.
+fn compute(kv: &mut KvManager, sequence: &mut Sequence, end: u32) -> bool {
+    if kv.grow(&mut sequence.tables, end).is_err() {
+        return false;
+    }
+    sequence.computed = sequence.computed.max(end);
+    let Sequence { tokens, key, tables, computed } = sequence;
+    kv.remember(tables, key, tokens, *computed);
+    true
+}
+
+fn computed(kv: &mut KvManager, salt: &str, tokens: &[TokenId]) -> Sequence {
+    let mut sequence = start(kv, salt, tokens);
+    assert!(compute(kv, &mut sequence, tokens.len() as u32), "there is room");
+    sequence
+}
+
+fn tokens(range: std::ops::Range<u32>) -> Vec<TokenId> {
+    range.collect()
+}
+
+#[test]
+fn a_sequence_finds_its_whole_blocks_held_or_not() {
+    let mut kv = kv(&[(8, 4)]);
+    let first = computed(&mut kv, "", &tokens(0..10));
+    let second = start(&mut kv, "", &tokens(0..20));
+    assert_eq!(second.computed, 8);
+    assert_eq!(second.tables.groups()[0].blocks(), &first.tables.groups()[0].blocks()[..2]);
+    assert_eq!(kv.find(&second.key, 8), Hit { positions: 8, held: vec![2] });
+    assert_eq!(kv.find(&second.key, 7).positions, 4, "no more than asked for");
+    kv.release(first.tables);
+    kv.release(second.tables);
+    assert_eq!((kv.blocks_used(), kv.blocks_cached()), (0, 2));
+    let third = start(&mut kv, "", &tokens(0..9));
+    assert_eq!((third.computed, kv.blocks_used(), kv.blocks_cached()), (8, 2, 0));
+    kv.release(third.tables);
+}
+
+#[test]
+fn another_salt_or_another_beginning_finds_nothing() {
+    let mut kv = kv(&[(8, 4)]);
+    let first = computed(&mut kv, "one", &tokens(0..8));
+    let mut other = tokens(0..8);
+    other[0] = 99;
+    for (salt, tokens) in [("two", tokens(0..8)), ("one", other), ("one", tokens(4..8))] {
+        let missed = start(&mut kv, salt, &tokens);
+        assert_eq!(missed.computed, 0, "{salt} {tokens:?}");
+        kv.release(missed.tables);
+    }
+    kv.release(first.tables);
+}
+
+#[test]
+fn colliding_hashes_cost_a_hit_and_serve_nothing_wrong() {
+    let wanted = tokens(0..8);
+    let key = kv(&[(8, 4)]).key("".into(), &wanted);
+    // Other texts' blocks under the hashes of this one: other tokens first, and the same tokens behind others.
+    for (text, replaced, taken) in
+        [([50, 51, 52, 53, 4, 5, 6, 7], 0, 0), ([60, 1, 2, 3, 4, 5, 6, 7], 1, 4)]
+    {
+        let mut kv = kv(&[(8, 4)]);
+        if replaced == 1 {
+            let beginning = computed(&mut kv, "", &wanted[..4]);
+            kv.release(beginning.tables);
+        }
+        let mut other = start(&mut kv, "", &text);
+        other.key.groups[0][replaced..].clone_from_slice(&key.groups[0][replaced..]);
+        kv.grow(&mut other.tables, 8).unwrap();
+        kv.remember(&mut other.tables, &mut other.key, &text, 8);
+        let mut tables = kv.tables();
+        assert_eq!(kv.find(&key, 8).positions, 8, "by the hashes alone");
+        assert_eq!(kv.take(&mut tables, &key, &wanted, 8), taken, "by the tokens");
+        let mut sequence =
+            Sequence { tokens: wanted.clone(), key: key.clone(), tables, computed: taken };
+        assert!(compute(&mut kv, &mut sequence, 8));
+        kv.invariants([&sequence.tables, &other.tables].into_iter());
+        kv.release(sequence.tables);
+        kv.release(other.tables);
+    }
+}
+
+#[test]
+fn the_longest_unused_goes_first_and_the_last_of_a_sequence_before_its_beginning() {
+    let mut kv = kv(&[(6, 4)]);
+    let old = computed(&mut kv, "", &tokens(0..12));
+    let new = computed(&mut kv, "", &tokens(100..112));
+    kv.release(old.tables);
+    kv.release(new.tables);
+    let found = |kv: &KvManager| {
+        [tokens(0..12), tokens(100..112)]
+            .map(|tokens| kv.find(&kv.key("".into(), &tokens), 12).positions)
+    };
+    let mut found_after = Vec::new();
+    let mut taker = start(&mut kv, "", &tokens(200..224));
+    for end in [4, 8, 12, 16, 20, 24] {
+        assert!(compute(&mut kv, &mut taker, end));
+        found_after.push(found(&kv));
+    }
+    assert_eq!(found_after, [[8, 12], [4, 12], [0, 12], [0, 8], [0, 4], [0, 0]]);
+    kv.release(taker.tables);
+}
+
+#[test]
+fn a_hit_moves_its_blocks_to_the_end_of_the_line() {
+    let mut kv = kv(&[(4, 4)]);
+    for range in [0..8, 100..108, 0..8] {
+        let sequence = computed(&mut kv, "", &tokens(range));
+        kv.release(sequence.tables);
+    }
+    let taker = computed(&mut kv, "", &tokens(200..208));
+    assert_eq!(kv.find(&kv.key("".into(), &tokens(0..8)), 8).positions, 8);
+    assert_eq!(kv.find(&kv.key("".into(), &tokens(100..108)), 8).positions, 0);
+    kv.release(taker.tables);
+}
+
+#[test]
+fn what_a_failed_request_computed_is_forgotten_and_what_it_found_is_not() {
+    let mut kv = kv(&[(8, 4)]);
+    let good = computed(&mut kv, "", &tokens(0..4));
+    let spoilt = computed(&mut kv, "", &tokens(0..12));
+    kv.release_spoilt(spoilt.tables);
+    assert_eq!(kv.find(&kv.key("".into(), &tokens(0..12)), 12).positions, 4);
+    assert_eq!(kv.blocks_cached(), 0);
+    kv.release(good.tables);
+    assert_eq!(kv.blocks_cached(), 1);
+    kv.forget_all();
+    assert_eq!((kv.blocks_cached(), kv.pools()[0].free()), (0, 8));
+}
+
+#[test]
+fn groups_are_hit_together() {
+    // A hit is a multiple of 12 positions, and both groups must have it.
+    let mut kv = kv(&[(20, 4), (20, 6)]);
+    let first = computed(&mut kv, "", &tokens(0..23));
+    let second = start(&mut kv, "", &tokens(0..23));
+    assert_eq!(second.computed, 12);
+    let lengths: Vec<_> = second.tables.groups().iter().map(|table| table.blocks().len()).collect();
+    assert_eq!(lengths, [3, 2]);
+    assert_eq!(kv.in_common(&first.key, &second.key, 23), 12);
+    kv.release(first.tables);
+    kv.release(second.tables);
+}
+
+#[test]
+fn a_cache_that_is_told_not_to_finds_nothing() {
+    let mut kv = KvManager::new(&[CacheGroup { blocks: 8, block_tokens: 4 }], false).unwrap();
+    for _ in 0..2 {
+        let sequence = computed(&mut kv, "", &tokens(0..12));
+        assert_eq!(sequence.tables.groups()[0].known, 0);
+        kv.release(sequence.tables);
+        assert_eq!(kv.blocks_cached(), 0);
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Operation {
+    Start { salt: u8, tokens: Vec<TokenId> },
+    Compute { which: usize, count: u32 },
+    Append { which: usize, token: TokenId },
+    Release { which: usize },
+    Spoil { which: usize },
+    ForgetAll,
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let sequence = prop::collection::vec(0..2u32, 1..20);
+    prop_oneof![
+        4 => (0..2u8, sequence).prop_map(|(salt, tokens)| Operation::Start { salt, tokens }),
+        12 => (any::<usize>(), 1..8u32).prop_map(|(which, count)| Operation::Compute { which, count }),
+        4 => (any::<usize>(), 0..2u32).prop_map(|(which, token)| Operation::Append { which, token }),
+        3 => any::<usize>().prop_map(|which| Operation::Release { which }),
+        1 => any::<usize>().prop_map(|which| Operation::Spoil { which }),
+        1 => Just(Operation::ForgetAll),
+    ]
+}
+
+fn config() -> ProptestConfig {
+    ProptestConfig {
+        cases: 512,
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(1),
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    /// Whatever comes and goes, every block of a request holds what the request would have computed there.
+    #[test]
+    fn a_request_finds_only_what_it_would_have_computed(
+        groups in prop::collection::vec((2..10u32, 1..5u32), 1..3),
+        operations in prop::collection::vec(operation(), 1..120),
+    ) {
+        let mut kv = kv(&groups);
+        let mut live: Vec<(u8, Sequence)> = Vec::new();
+        // For each group and block, the salt and the tokens up to its end: what an executor would have written.
+        let mut written: BTreeMap<(usize, BlockId), (u8, Vec<TokenId>)> = BTreeMap::new();
+        for operation in operations {
+            match operation {
+                Operation::Start { salt, tokens } => {
+                    let sequence = start(&mut kv, &salt.to_string(), &tokens);
+                    live.push((salt, sequence));
+                }
+                Operation::ForgetAll => {
+                    for (_, sequence) in live.drain(..) {
+                        kv.release(sequence.tables);
+                    }
+                    kv.forget_all();
+                    written.clear();
+                    prop_assert_eq!(kv.blocks_cached(), 0);
+                }
+                _ if live.is_empty() => {}
+                Operation::Compute { which, count } => {
+                    let which = which % live.len();
+                    let (salt, sequence) = &mut live[which];
+                    let begun = sequence.computed;
+                    let end = (begun + count).min(sequence.tokens.len() as u32);
+                    if kv.grow(&mut sequence.tables, end).is_err() {
+                        continue;
+                    }
+                    for (group, (table, &(_, size))) in
+                        sequence.tables.groups().iter().zip(&groups).enumerate()
+                    {
+                        for position in begun..end {
+                            let block = table.blocks()[(position / size) as usize];
+                            let upto = sequence.tokens[..=position as usize].to_vec();
+                            written.insert((group, block), (*salt, upto));
+                        }
+                    }
+                    prop_assert!(compute(&mut kv, sequence, end));
+                }
+                Operation::Append { which, token } => {
+                    let which = which % live.len();
+                    live[which].1.tokens.push(token);
+                }
+                Operation::Release { which } => {
+                    let (_, sequence) = live.swap_remove(which % live.len());
+                    kv.release(sequence.tables);
+                }
+                Operation::Spoil { which } => {
+                    let (_, sequence) = live.swap_remove(which % live.len());
+                    kv.release_spoilt(sequence.tables);
+                }
+            }
+            kv.invariants(live.iter().map(|(_, sequence)| &sequence.tables));
+            for (salt, sequence) in &live {
+                for (group, (table, &(_, size))) in
+                    sequence.tables.groups().iter().zip(&groups).enumerate()
+                {
+                    let whole = (sequence.computed / size) as usize;
+                    for (index, block) in table.blocks()[..whole].iter().enumerate() {
+                        let upto = &sequence.tokens[..(index + 1) * size as usize];
+                        let (by, holds) = &written[&(group, *block)];
+                        prop_assert_eq!((by, &holds[..]), (salt, upto), "another text's block");
+                    }
+                }
+            }
+        }
+    }
+}
