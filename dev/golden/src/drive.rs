@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use runner::CpuRunner;
 use types::{
     BlockId, Executor, SamplingParams, SlotAdmission, SlotId, StepId, StepOutcome, StepPlan,
     TokenId, TokenLogprobs, WorkItem,
@@ -61,7 +60,11 @@ struct Running {
 ///
 /// # Panics
 /// If the runner fails, or the jobs do not fit it.
-pub fn run(runner: &mut CpuRunner, jobs: &[Job], circumstances: Circumstances) -> Vec<Generated> {
+pub fn run(
+    runner: &mut impl Executor,
+    jobs: &[Job],
+    circumstances: Circumstances,
+) -> Vec<Generated> {
     let info = runner.info().clone();
     let per_slot = info.cache_groups[0].blocks / info.slots_max;
     let mut running: Vec<Running> = jobs

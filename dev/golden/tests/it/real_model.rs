@@ -29,40 +29,46 @@ fn check(tolerance: &Tolerance) {
     let weights = Weights::open(&file).expect("the file is a model");
     let cpu = cpu(tolerance.rung);
     let model = load(&weights, &cpu, tolerance.compute);
-    let reference = reference::read();
-    let mut runner = runner(&cpu, &model, reference.generate.len() as u32, tolerance.kv_format);
-    let jobs: Vec<Job> = reference
-        .generate
-        .iter()
-        .map(|case| Job {
-            prompt: case.prompt_ids.clone(),
-            count: case.greedy_ids.len(),
-            sampling: SamplingParams {
-                logprobs: Some(10),
-                prompt_logprobs: Some(0),
-                ..SamplingParams::greedy()
-            },
-        })
-        .collect();
+    let jobs = jobs();
+    let mut runner = runner(&cpu, &model, jobs.len() as u32, tolerance.kv_format);
     let generated = run(&mut runner, &jobs, Circumstances::default());
+    println!("{:?} {:?} {}", tolerance.compute, tolerance.kv_format, tolerance.rung);
+    compare(&generated, tolerance.nll, tolerance.margin, tolerance.top10);
+}
+
+/// What the reference was asked for.
+pub(crate) fn jobs() -> Vec<Job> {
+    let reference = reference::read();
+    let job = |case: reference::Generation| Job {
+        prompt: case.prompt_ids,
+        count: case.greedy_ids.len(),
+        sampling: SamplingParams {
+            logprobs: Some(10),
+            prompt_logprobs: Some(0),
+            ..SamplingParams::greedy()
+        },
+    };
+    reference.generate.into_iter().map(job).collect()
+}
+
+/// Compares what came of these jobs with the reference, within the bounds that [`Tolerance`] describes.
+pub(crate) fn compare(generated: &[Generated], nll_bound: f32, margin: f32, top10: Option<f32>) {
+    let reference = reference::read();
     let (mut got_nll, mut want_nll) = (0.0, 0.0);
     let mut worst_logprob = 0.0_f32;
-    for (case, got) in reference.generate.iter().zip(&generated) {
+    for (case, got) in reference.generate.iter().zip(generated) {
         assert_eq!(got.prompt_logprobs.len(), case.prompt_nll.len());
         got_nll -= got.prompt_logprobs.iter().map(|token| token.logprob).sum::<f32>();
         want_nll += case.prompt_nll.iter().sum::<f32>();
         worst_logprob = worst_logprob.max(compare_top10(case, got));
-        let sure = case.greedy_margin.iter().position(|&margin| margin < tolerance.margin);
+        let sure = case.greedy_margin.iter().position(|&found| found < margin);
         let sure = sure.unwrap_or(case.greedy_ids.len());
         assert_eq!(got.tokens[..sure], case.greedy_ids[..sure], "greedy tokens of {:?}", case.text);
     }
     let nll = (got_nll - want_nll).abs() / want_nll;
-    println!(
-        "{:?} {:?} {}: worst of top ten off by {worst_logprob}, NLL off by {nll}",
-        tolerance.compute, tolerance.kv_format, tolerance.rung
-    );
-    assert!(nll <= tolerance.nll, "NLL off by {nll}");
-    if let Some(most) = tolerance.top10 {
+    println!("  worst of top ten off by {worst_logprob}, NLL off by {nll}");
+    assert!(nll <= nll_bound, "NLL off by {nll}");
+    if let Some(most) = top10 {
         assert!(worst_logprob <= most, "a log-probability is off by {worst_logprob}");
     }
 }

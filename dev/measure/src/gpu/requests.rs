@@ -1,10 +1,17 @@
 //! Requests given to an engine all at once.
 
-use std::{thread, time::Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Instant,
+};
 
 use anyhow::{Context, Result, bail};
 use engine::{EngineHandle, NewRequest};
-use types::{RequestEvent, SamplingParams};
+use types::{RequestEvent, SamplingParams, Service};
 
 use crate::model::streams::prompt;
 
@@ -29,6 +36,9 @@ pub(crate) struct Seen {
 
 /// Sends all requests and reads each in a thread of its own.
 pub(crate) fn run_wave(handle: &EngineHandle, wave: Wave) -> Result<Seen> {
+    // Nothing is found in the prefix cache: what is timed is computing.
+    static WAVES: AtomicUsize = AtomicUsize::new(0);
+    let salt: Arc<str> = WAVES.fetch_add(1, Ordering::Relaxed).to_string().into();
     let begun = Instant::now();
     let arrivals: Result<Vec<Vec<f64>>> = thread::scope(|scope| {
         let mut readers = Vec::new();
@@ -37,7 +47,7 @@ pub(crate) fn run_wave(handle: &EngineHandle, wave: Wave) -> Result<Seen> {
                 prompt: prompt(wave.vocab_size, stream + wave.prompt_tokens, wave.prompt_tokens),
                 sampling: SamplingParams::greedy(),
                 tokens_max: wave.output_tokens as u32,
-                priority: 0,
+                service: Service { cache_salt: salt.clone(), ..Service::default() },
             })?;
             readers.push(scope.spawn(move || {
                 let mut arrivals = Vec::new();
@@ -45,7 +55,9 @@ pub(crate) fn run_wave(handle: &EngineHandle, wave: Wave) -> Result<Seen> {
                     match event {
                         RequestEvent::Token { .. } => arrivals.push(begun.elapsed().as_secs_f64()),
                         RequestEvent::Failed(fault) => bail!("a request failed: {fault}"),
-                        RequestEvent::Finished { .. } | RequestEvent::PromptLogprobs(_) => {}
+                        RequestEvent::Prefilled { .. }
+                        | RequestEvent::Finished { .. }
+                        | RequestEvent::PromptLogprobs(_) => {}
                     }
                 }
                 Ok(arrivals)

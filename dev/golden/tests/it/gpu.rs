@@ -1,0 +1,174 @@
+//! SmolLM2 on a GPU, against the reference and against itself in other circumstances. Skipped where there is none.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use cuda::Gpu;
+use engine::{Engine, EngineSettings, NewRequest, SchedulerSettings};
+use golden::{
+    drive::{Circumstances, Generated, Job, run},
+    reference, smollm2_file,
+};
+use runner::{CudaLoadOptions, CudaModel, CudaOptions, CudaRunner, GpuBudget};
+use telemetry::EngineMetrics;
+use types::{Executor, Fault, RequestEvent, SamplingParams, Service, TokenId};
+use weights::Weights;
+
+use crate::real_model::{compare, jobs};
+
+/// Greedy tokens are compared up to the first whose margin is below this.
+const MARGIN: f32 = 0.5;
+
+fn model() -> Option<Arc<CudaModel>> {
+    let file = smollm2_file()?;
+    if Gpu::count() == 0 {
+        eprintln!("skipped: there is no GPU");
+        return None;
+    }
+    let gpu = Gpu::open(0).expect("the GPU can be used");
+    let weights = Weights::open(&file).expect("the file is a model");
+    let kernel_cache = Some(std::env::temp_dir().join("brigade-kernel-tests"));
+    let options = CudaLoadOptions { random: false, kernel_cache, progress: &mut |_, _| {} };
+    Some(Arc::new(CudaModel::load(&gpu, &weights, options).expect("the model can be loaded")))
+}
+
+fn options(slots_max: u32, kv_bytes: u64) -> CudaOptions {
+    CudaOptions {
+        step_tokens_max: 512,
+        slots_max,
+        context_max: Some(512),
+        budget: GpuBudget::Bytes(kv_bytes),
+        tune: false,
+    }
+}
+
+fn runner(model: &Arc<CudaModel>, slots_max: u32) -> CudaRunner {
+    let options = options(slots_max, 1 << 30);
+    CudaRunner::new(Arc::clone(model), &options).expect("the limits are sound")
+}
+
+#[test]
+fn the_gpu_stays_near_the_reference() {
+    let Some(model) = model() else { return };
+    let jobs = jobs();
+    let mut runner = runner(&model, jobs.len() as u32);
+    let generated = run(&mut runner, &jobs, Circumstances::default());
+    compare(&generated, 0.02, MARGIN, None);
+}
+
+/// The jobs with tokens drawn on the GPU, greedy or not.
+fn plain(sampling: &SamplingParams) -> Vec<Job> {
+    let seeded = |(seed, job): (usize, Job)| Job {
+        sampling: SamplingParams { seed: seed as u64, ..sampling.clone() },
+        ..job
+    };
+    jobs().into_iter().enumerate().map(seeded).collect()
+}
+
+/// Whether both got the same greedy tokens, as far as the reference's margins are clear.
+fn assert_alike(got: &[Generated], want: &[Generated], what: &str) {
+    let reference = reference::read();
+    for ((got, want), case) in got.iter().zip(want).zip(&reference.generate) {
+        let sure = case.greedy_margin.iter().position(|&margin| margin < MARGIN);
+        let sure = sure.unwrap_or(case.greedy_ids.len());
+        assert_eq!(got.tokens[..sure], want.tokens[..sure], "{what}");
+    }
+}
+
+#[test]
+fn company_chunks_preemption_and_places_make_no_difference_where_the_margin_is_clear() {
+    let Some(model) = model() else { return };
+    let jobs = plain(&SamplingParams::greedy());
+    let mut runner = runner(&model, jobs.len() as u32);
+    let together = run(&mut runner, &jobs, Circumstances::default());
+    let alone: Vec<Generated> = jobs
+        .iter()
+        .flat_map(|job| run(&mut runner, std::slice::from_ref(job), Circumstances::default()))
+        .collect();
+    assert_alike(&alone, &together, "alone");
+    for chunk in [1, 7, 16, 33] {
+        let circumstances = Circumstances { chunk, ..Circumstances::default() };
+        assert_alike(&run(&mut runner, &jobs, circumstances), &together, "in chunks");
+    }
+    let circumstances = Circumstances { preempt_after: Some(5), ..Circumstances::default() };
+    assert_alike(&run(&mut runner, &jobs, circumstances), &together, "preempted");
+    let circumstances = Circumstances { blocks_backwards: true, ..Circumstances::default() };
+    let backwards = run(&mut runner, &jobs, circumstances);
+    for (got, want) in backwards.iter().zip(&together) {
+        assert_eq!(got.tokens, want.tokens, "other blocks, the same bits");
+    }
+}
+
+#[test]
+fn the_same_work_gives_the_same_tokens_drawn_at_random_or_not() {
+    let Some(model) = model() else { return };
+    let sampling = SamplingParams { top_p: 0.95, top_k: 100, ..SamplingParams::default() };
+    let jobs = plain(&sampling);
+    let mut runner = runner(&model, jobs.len() as u32);
+    let once = run(&mut runner, &jobs, Circumstances::default());
+    let again = run(&mut runner, &jobs, Circumstances::default());
+    for (once, again) in once.iter().zip(&again) {
+        assert_eq!(once.tokens, again.tokens);
+    }
+}
+
+/// Runs jobs through an engine, whose steps overlap.
+fn through_engine(model: &Arc<CudaModel>, jobs: &[Job], kv_bytes: u64) -> (Vec<Vec<TokenId>>, u64) {
+    let (model, options) = (Arc::clone(model), options(jobs.len() as u32, kv_bytes));
+    let factory = move || -> Result<Box<dyn Executor>, Fault> {
+        Ok(Box::new(CudaRunner::new(Arc::clone(&model), &options)?))
+    };
+    let scheduler = SchedulerSettings { prefill_chunk_max: 40, ..SchedulerSettings::default() };
+    let settings = EngineSettings { scheduler, ..EngineSettings::default() };
+    let (engine, handle) =
+        Engine::start(factory, settings, EngineMetrics::unregistered()).expect("the engine starts");
+    let mut generations: VecDeque<_> = jobs
+        .iter()
+        .map(|job| {
+            let request = NewRequest {
+                prompt: job.prompt.clone(),
+                sampling: job.sampling.clone(),
+                tokens_max: job.count as u32,
+                service: Service::default(),
+            };
+            handle.submit(request).expect("the request fits")
+        })
+        .collect();
+    let mut tokens = Vec::new();
+    while let Some(mut generation) = generations.pop_front() {
+        let mut own = Vec::new();
+        while let Some(event) = generation.next_blocking() {
+            match event {
+                RequestEvent::Token { token, .. } => own.push(token),
+                RequestEvent::Failed(fault) => panic!("{fault}"),
+                RequestEvent::Prefilled { .. }
+                | RequestEvent::Finished { .. }
+                | RequestEvent::PromptLogprobs(_) => {}
+            }
+        }
+        tokens.push(own);
+    }
+    let preemptions = handle.stats().preemptions;
+    engine.shutdown();
+    (tokens, preemptions)
+}
+
+#[test]
+fn overlapping_steps_and_scarce_blocks_change_nothing() {
+    let Some(model) = model() else { return };
+    let jobs = plain(&SamplingParams::greedy());
+    let want = run(&mut runner(&model, jobs.len() as u32), &jobs, Circumstances::default());
+    let block_bytes = 2 * 16 * model.spec.kv_values_per_token() as u64;
+    let longest =
+        jobs.iter().map(|job| job.prompt.len() + job.count).max().expect("there are jobs");
+    let scarce = (longest as u64).div_ceil(16) + 6;
+    for (blocks, is_scarce) in [(4096, false), (scarce, true)] {
+        let (tokens, preemptions) = through_engine(&model, &jobs, blocks * block_bytes);
+        assert!(!is_scarce || preemptions > 0, "scarce blocks lead to preemption");
+        let got: Vec<Generated> =
+            tokens.into_iter().map(|tokens| Generated { tokens, ..Generated::default() }).collect();
+        for (got, want) in got.iter().zip(&want) {
+            assert_eq!(got.tokens.len(), want.tokens.len());
+        }
+        assert_alike(&got, &want, "through the engine");
+    }
+}
