@@ -97,6 +97,11 @@ impl Multiplier {
         Ok(Self { gpu: Arc::clone(gpu), handle, workspace, plans: HashMap::new() })
     }
 
+    /// The library's scratch memory.
+    pub fn workspace(&self) -> &DeviceBuffer<u8> {
+        &self.workspace
+    }
+
     /// Multiplies: `weights` is `[outputs][inputs]`, `input` `[rows][inputs]`, `output` `[rows][output_stride]`, bytes
     /// of bfloat16 or float32 as the product says.
     ///

@@ -52,18 +52,20 @@ impl Stream {
             .doing(|| "filling a buffer".into())
     }
 
-    /// Copies elements to the GPU, as many as `to` has. Does not wait: the pinned elements must not be changed before
-    /// the copy is done, as an event tells.
+    /// Copies elements to the GPU, as many as `to` has, from `first` on. Does not wait: the pinned elements must not be
+    /// changed before the copy is done, as an event tells.
     ///
     /// # Panics
     /// If there are not that many.
     pub fn upload<T: Plain>(
         &self,
         from: &PinnedBuffer<T>,
+        first: usize,
         to: &DeviceBuffer<T>,
     ) -> Result<(), Error> {
+        let from = &from[first..first + to.len()];
         // SAFETY: both buffers have these elements.
-        unsafe { result::memcpy_htod_async(to.address().0, &from[..to.len()], self.raw) }
+        unsafe { result::memcpy_htod_async(to.address().0, from, self.raw) }
             .doing(|| format!("copying {} elements to the GPU", to.len()))
     }
 

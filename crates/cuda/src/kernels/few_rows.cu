@@ -1,32 +1,44 @@
 // Products of a matrix with a few rows: output[row][n] = sum over k of input[row][k] × weights[n][k], rows up to
 // 8 × COLUMN_TILES. What counts is to read the weights once, at the memory's rate.
 //
-// A block makes 32 outputs of all rows with mma.m16n8k16: two tiles of 16 weight rows are the A operand, up to 8 input
-// rows a column tile of the B operand. Its 8 warps share K out in steps of 64, and their sums are added in shared memory
-// in a fixed order. Within a step a lane holds neighbouring values of K where the instruction's layout wants others:
-// a sum may be taken in any order, if both operands keep to the same one. So all loads are 16 bytes, straight into
-// the registers that the instruction reads.
+// A block takes tiles of 16 outputs in turn, of all rows, with mma.m16n8k16: the weights are the A operand, up to 8
+// input rows a column tile of the B operand. Its 8 warps share K out in steps of 64, and their sums are added in shared
+// memory in a fixed order. Within a step a lane holds neighbouring values of K where the instruction's layout wants
+// others: a sum may be taken in any order, if both operands keep to the same one. So all loads are 16 bytes, straight
+// into the registers that the instruction reads. Each warp reads UNROLL steps ahead, past the end of a tile into the next
+// one, so that memory never waits for the sums.
 //
 // Weights do not depend on the kernel before, so the first of them are read before waiting for it.
 //
-// EPILOGUE: 0 bfloat16; 1 float; 2 add to floats; 3 silu(gate) × up in bfloat16, where the second tile is the first's
-// rows of `up`, `outputs` rows further down in the matrix.
+// A norm before the product (Zhang and Sennrich 2019) is taken apart: its weights are in the input already, and its
+// factor, one number a row, is applied to the sums. The factor comes from sums of squares that the product before left,
+// one for each of its tiles. So no kernel is needed between two products.
+//
+// EPILOGUE: 0 bfloat16; 1 float; 2 add to floats, and leave them for the next norm; 3 silu(gate) × up in bfloat16, with
+// a second tile of weights, the same rows of `up`, `outputs` rows further down in the matrix.
 
 #include "common.cuh"
 
 #define WARPS 8
 #define STEP 64
-#define UNROLL 2
+#define TILES (EPILOGUE == 3 ? 2 : 1)
+#define UNROLL (EPILOGUE == 3 ? 2 : 4)
 
 struct FewRowsArguments {
-    const bf16* weights;  // [outputs][inputs], for epilogue 3 [2 × outputs][inputs]
-    const bf16* input;    // [rows][inputs]
-    void* output;         // [rows][output_stride]
-    const float* bias;    // [outputs] or null; not for epilogue 3
+    const bf16* weights;   // [outputs][inputs], for epilogue 3 [2 × outputs][inputs]
+    const bf16* input;     // [rows][inputs]
+    const float* squares;  // [rows][square_count], whose sums are those of the input's squares before its norm; or null
+    void* output;          // [rows][output_stride]
+    const float* bias;     // [outputs] or null; not for epilogue 3
+    const float* next_norm;  // [outputs], for epilogue 2: weights of the norm after it; or null
+    bf16* next_input;      // [rows][outputs]: what was added up, times the next norm's weights
+    float* next_squares;   // [rows][tiles]: the sum of squares of each tile
     int rows;
     int outputs;
-    int inputs;           // a multiple of 8
+    int inputs;            // a multiple of 8
     int output_stride;
+    int square_count;
+    float epsilon;
 };
 
 // Weights are read once: they need no place in the first-level cache.
@@ -43,52 +55,63 @@ __device__ __forceinline__ void multiply_add(float (&c)[4], u32 a0, u32 a1, u32 
 }
 
 // A lane's weights of one step: [tile][row g or g + 8][first or second half].
-struct Weights { uint4 part[2][2][2]; };
+struct Weights { uint4 part[TILES][2][2]; };
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS, 2) few_rows(const FewRowsArguments a) {
-    __shared__ float sums[WARPS][2][COLUMN_TILES][32][4];
+    __shared__ float sums[2][WARPS][TILES][COLUMN_TILES][32][4];
+    __shared__ float factors[8 * COLUMN_TILES];
     let_next_begin();
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-    const int tile_outputs = EPILOGUE == 3 ? 16 : 32;
-    const int first = blockIdx.x * tile_outputs;
-    const bf16* row_of[2][2];
-#pragma unroll
-    for (int tile = 0; tile < 2; tile++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int within = g + 8 * half;
-            int output = EPILOGUE == 3 ? first + within : first + 16 * tile + within;
-            output = min(output, a.outputs - 1);  // rows past the end are computed and dropped
-            if (EPILOGUE == 3 && tile == 1) output += a.outputs;
-            row_of[tile][half] = a.weights + size_t(output) * a.inputs + 8 * t;
-        }
+    const int tiles = (a.outputs + 15) / 16;
     const int steps = (a.inputs + STEP - 1) / STEP;
-    auto read = [&](Weights& w, int step) {
+    const int rounds = (steps + WARPS * UNROLL - 1) / (WARPS * UNROLL);  // of a tile
+
+    // The next step to read: its tile, its round there, and where the rows of its tile are.
+    int read_tile = blockIdx.x, read_round = 0;
+    const bf16* row_of[TILES][2];
+    auto open = [&]() {
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                // Rows past the end are computed and dropped.
+                const int output = min(read_tile * 16 + g + 8 * half, a.outputs - 1) + tile * a.outputs;
+                row_of[tile][half] = a.weights + size_t(output) * a.inputs + 8 * t;
+            }
+    };
+    auto read = [&](Weights& w, int i) {
+        const int step = (read_round * UNROLL + i) * WARPS + warp;
 #pragma unroll
         for (int part = 0; part < 2; part++) {
             const int k = step * STEP + part * 32;
-            const bool inside = step < steps && k + 8 * t + 8 <= a.inputs;
+            const bool inside = read_tile < tiles && k + 8 * t + 8 <= a.inputs;
 #pragma unroll
-            for (int tile = 0; tile < 2; tile++)
+            for (int tile = 0; tile < TILES; tile++)
 #pragma unroll
                 for (int half = 0; half < 2; half++)
                     w.part[tile][half][part] =
                         inside ? read_once(row_of[tile][half] + k) : make_uint4(0, 0, 0, 0);
         }
     };
-    float c[2][COLUMN_TILES][4] = {};
+    auto advance = [&]() {
+        if (++read_round < rounds) return;
+        read_round = 0;
+        read_tile += gridDim.x;
+        open();
+    };
+    float c[TILES][COLUMN_TILES][4];
     auto multiply = [&](const Weights& w, int step) {
 #pragma unroll
         for (int part = 0; part < 2; part++) {
             const int k = step * STEP + part * 32 + 8 * t;
-            const bool inside = step < steps && k + 8 <= a.inputs;
+            const bool inside = k + 8 <= a.inputs;
 #pragma unroll
             for (int column = 0; column < COLUMN_TILES; column++) {
                 const int row = column * 8 + g;
                 uint4 x = make_uint4(0, 0, 0, 0);
                 if (inside && row < a.rows) x = *(const uint4*)(a.input + size_t(row) * a.inputs + k);
 #pragma unroll
-                for (int tile = 0; tile < 2; tile++) {
+                for (int tile = 0; tile < TILES; tile++) {
                     const uint4 low = w.part[tile][0][part], high = w.part[tile][1][part];
                     multiply_add(c[tile][column], low.x, high.x, low.y, high.y, x.x, x.y);
                     multiply_add(c[tile][column], low.z, high.z, low.w, high.w, x.z, x.w);
@@ -96,48 +119,84 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 2) few_rows(const FewRo
             }
         }
     };
+
     Weights ahead[UNROLL];
+    open();
 #pragma unroll
-    for (int i = 0; i < UNROLL; i++) read(ahead[i], warp + WARPS * i);
+    for (int i = 0; i < UNROLL; i++) read(ahead[i], i);
+    advance();
     wait_for_previous();
-    for (int step = warp; step < steps; step += WARPS * UNROLL) {
-#pragma unroll
-        for (int i = 0; i < UNROLL; i++) {
-            const Weights now = ahead[i];
-            read(ahead[i], step + WARPS * (UNROLL + i));
-            multiply(now, step + WARPS * i);
+    if (a.squares) {
+        for (int row = warp; row < a.rows; row += WARPS) {
+            float sum = 0.0f;
+            for (int i = lane; i < a.square_count; i += 32) sum += a.squares[row * a.square_count + i];
+            for (int distance = 16; distance > 0; distance /= 2)
+                sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+            if (lane == 0) factors[row] = 1.0f / sqrtf(sum / float(a.inputs) + a.epsilon);
         }
     }
+    int turn = 0;
+    for (int tile_index = blockIdx.x; tile_index < tiles; tile_index += gridDim.x, turn ^= 1) {
 #pragma unroll
-    for (int tile = 0; tile < 2; tile++)
+        for (int tile = 0; tile < TILES; tile++)
 #pragma unroll
-        for (int column = 0; column < COLUMN_TILES; column++)
-            *(float4*)sums[warp][tile][column][lane] =
-                make_float4(c[tile][column][0], c[tile][column][1], c[tile][column][2], c[tile][column][3]);
-    __syncthreads();
-    // Value i of lane l in tile and column tile: output g + 8 × (i / 2), row 2 × t + i % 2. Threads go along outputs.
-    auto total = [&](int tile, int row, int within) {
-        const int from = (within % 8) * 4 + (row % 8) / 2, value = (within / 8) * 2 + row % 2;
-        float sum = 0.0f;
+            for (int column = 0; column < COLUMN_TILES; column++)
+                for (int i = 0; i < 4; i++) c[tile][column][i] = 0.0f;
+        for (int round = 0; round < rounds; round++) {
 #pragma unroll
-        for (int other = 0; other < WARPS; other++) sum += sums[other][tile][row / 8][from][value];
-        return sum;
-    };
-    for (int index = threadIdx.x; index < tile_outputs * a.rows; index += 32 * WARPS) {
-        const int row = index / tile_outputs, place = index % tile_outputs;
-        const int output = first + place;
-        if (output >= a.outputs) continue;
-        float value = total(place / 16, row, place % 16);
-        const size_t target = size_t(row) * a.output_stride + output;
-        if (EPILOGUE == 3) {
-            // The gate is rounded as it is where it passes through memory.
-            const float gate = to_float(to_bf16(value)), up = to_float(to_bf16(total(1, row, place)));
-            value = gate / (1.0f + __expf(-gate)) * up;
-        } else if (a.bias) {
-            value += a.bias[output];
+            for (int i = 0; i < UNROLL; i++) {
+                multiply(ahead[i], (round * UNROLL + i) * WARPS + warp);
+                read(ahead[i], i);
+            }
+            advance();
         }
-        if (EPILOGUE == 0 || EPILOGUE == 3) ((bf16*)a.output)[target] = to_bf16(value);
-        if (EPILOGUE == 1) ((float*)a.output)[target] = value;
-        if (EPILOGUE == 2) ((float*)a.output)[target] += value;
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+            for (int column = 0; column < COLUMN_TILES; column++)
+                *(float4*)sums[turn][warp][tile][column][lane] =
+                    make_float4(c[tile][column][0], c[tile][column][1], c[tile][column][2], c[tile][column][3]);
+        // One barrier a tile is enough: the sums of the tile after this one go elsewhere.
+        __syncthreads();
+        // Value i of lane l in a column tile: output l / 4 + 8 × (i / 2), row 2 × (l % 4) + i % 2. Threads go along
+        // outputs.
+        auto total = [&](int tile, int row, int within) {
+            const int from = (within % 8) * 4 + (row % 8) / 2, value = (within / 8) * 2 + row % 2;
+            float sum = 0.0f;
+#pragma unroll
+            for (int other = 0; other < WARPS; other++) sum += sums[turn][other][tile][row / 8][from][value];
+            return a.squares ? sum * factors[row] : sum;
+        };
+        // 16 threads a row, and so many rows at once that all are done in one go.
+        const int row = threadIdx.x / 16, within = threadIdx.x % 16;
+        const int output = tile_index * 16 + within;
+        const bool inside = row < a.rows && output < a.outputs;
+        float square = 0.0f;
+        if (inside) {
+            float value = total(0, row, within);
+            const size_t target = size_t(row) * a.output_stride + output;
+            if (EPILOGUE == 3) {
+                // Both are rounded as they are where they pass through memory.
+                const float gate = to_float(to_bf16(value)), up = to_float(to_bf16(total(TILES - 1, row, within)));
+                value = gate / (1.0f + __expf(-gate)) * up;
+            } else if (a.bias) {
+                value += a.bias[output];
+            }
+            if (EPILOGUE == 0 || EPILOGUE == 3) ((bf16*)a.output)[target] = to_bf16(value);
+            if (EPILOGUE == 1) ((float*)a.output)[target] = value;
+            if (EPILOGUE == 2) {
+                value += ((float*)a.output)[target];
+                ((float*)a.output)[target] = value;
+                if (a.next_norm) {
+                    a.next_input[size_t(row) * a.outputs + output] = to_bf16(value * a.next_norm[output]);
+                    square = value * value;
+                }
+            }
+        }
+        if (EPILOGUE == 2 && a.next_norm) {
+            for (int distance = 8; distance > 0; distance /= 2)
+                square += __shfl_xor_sync(0xffffffffu, square, distance);
+            if (within == 0 && row < a.rows) a.next_squares[row * tiles + tile_index] = square;
+        }
     }
 }

@@ -27,7 +27,9 @@ mod sample;
 use std::sync::Arc;
 
 use attention::AttentionKernels;
-pub use few_rows::{FEW_ROWS_MAX, FewRows, FewRowsKernels, Sink};
+pub use few_rows::{
+    FEW_ROWS_MAX, FewRows, FewRowsKernels, NextNorm, NormFactor, Sink, square_sums,
+};
 pub use fill::FillKernel;
 pub use peak::PeakKernel;
 pub use rows::{Embed, RmsNorm, RopeStore, RowKernels};
@@ -91,7 +93,7 @@ impl Kernels {
         Ok(Self {
             rows: RowKernels::new(options, &mut next)?,
             attention: AttentionKernels::new(gpu, options, &mut next)?,
-            few_rows: FewRowsKernels::new(&mut next)?,
+            few_rows: FewRowsKernels::new(gpu, &mut next)?,
             sample: SampleKernel::new(&mut next)?,
             fill: FillKernel::new(gpu, &mut next)?,
             peak: PeakKernel::new(gpu, &mut next)?,

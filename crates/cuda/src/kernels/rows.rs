@@ -15,7 +15,7 @@ pub struct RowKernels {
     silu_mul: Kernel<SiluMulArguments>,
 }
 
-/// Looks tokens up and makes the angles of the rotary embedding.
+/// Looks tokens up, makes the angles of the rotary embedding, and normalises for the first layer.
 #[derive(Debug)]
 pub struct Embed<'a> {
     /// For each row a token, or -1 - slot for the token drawn last for that slot.
@@ -38,6 +38,12 @@ pub struct Embed<'a> {
     pub rows: usize,
     /// Factor of all angles' cosines and sines.
     pub magnitude: f32,
+    /// Weights of the first norm, `[width]`.
+    pub norm: &'a DeviceBuffer<f32>,
+    /// The rows normalised, `[rows][width]`.
+    pub normed: &'a DeviceBuffer<bf16>,
+    /// Added to the mean square.
+    pub epsilon: f32,
 }
 
 /// Normalises rows.
@@ -100,9 +106,12 @@ arguments!(EmbedArguments {
     positions: Address,
     frequencies: Address,
     angles: Address,
+    norm: Address,
+    normed: Address,
     width: i32,
     pairs: i32,
     magnitude: f32,
+    epsilon: f32,
 });
 arguments!(RmsNormArguments {
     input: Address,
@@ -161,11 +170,12 @@ impl RowKernels {
 
     /// Looks the tokens of a step up.
     pub fn embed(&self, stream: &Stream, args: &Embed<'_>) -> Result<(), Error> {
-        let &Embed { rows, width, magnitude, .. } = args;
+        let &Embed { rows, width, magnitude, epsilon, .. } = args;
         let pairs = args.frequencies.len();
         assert!(width.is_multiple_of(2) && args.table.len().is_multiple_of(width), "table");
         assert!(args.tokens.len() >= rows && args.positions.len() >= rows, "rows");
         assert!(args.residual.len() >= rows * width, "residual");
+        assert!(args.norm.len() == width && args.normed.len() >= rows * width, "norm");
         assert!(args.angles.len() >= rows * pairs * 2, "angles");
         let arguments = EmbedArguments {
             tokens: args.tokens.address(),
@@ -175,9 +185,12 @@ impl RowKernels {
             positions: args.positions.address(),
             frequencies: args.frequencies.address(),
             angles: args.angles.address(),
+            norm: args.norm.address(),
+            normed: args.normed.address(),
             width: width as i32,
             pairs: pairs as i32,
             magnitude,
+            epsilon,
         };
         // SAFETY: the sizes were checked above.
         unsafe { self.embed.launch(stream, Shape::row(rows, THREADS), arguments) }

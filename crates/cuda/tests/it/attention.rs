@@ -2,7 +2,7 @@
 
 use cuda::kernels::{
     BLOCK_TOKENS,
-    attention::{Attention, Sequence, TaskList},
+    attention::{Attention, Sequence, TaskList, Tasks},
 };
 use half::bf16;
 
@@ -136,7 +136,7 @@ fn attend(bench: &Bench, case: &Case<'_>, which: std::ops::Range<usize>) -> Vec<
         values: &bench.upload(&pool_values),
         block_tables: &bench.upload(&tables),
         task_words: &bench.upload(tasks.words()),
-        tasks: &tasks,
+        tasks: Tasks::Listed(&tasks),
         output: &output,
         rows,
         window,

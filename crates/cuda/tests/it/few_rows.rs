@@ -1,6 +1,6 @@
 //! Products of few rows.
 
-use cuda::kernels::{FEW_ROWS_MAX, FewRows, Sink};
+use cuda::kernels::{FEW_ROWS_MAX, FewRows, NextNorm, NormFactor, Sink, square_sums};
 use half::bf16;
 
 use crate::support::{Bench, Values, assert_close};
@@ -68,11 +68,12 @@ fn case(
     let args = FewRows {
         weights: &bench.upload(&weights),
         input: &bench.upload(&input),
+        factor: None,
         bias: bias.as_ref(),
         sink: match kind {
             Kind::Bf16 => Sink::Bf16(&halves),
             Kind::F32 => Sink::F32(&floats),
-            Kind::Residual => Sink::Residual(&floats),
+            Kind::Residual => Sink::Residual(&floats, None),
             Kind::Gated => Sink::Gated(&halves),
         },
         rows,
@@ -114,6 +115,7 @@ fn a_row_does_not_depend_on_its_company() {
         let args = FewRows {
             weights: &weights,
             input: &bench.upload(&input[..rows * inputs]),
+            factor: None,
             bias: None,
             sink: Sink::F32(&output),
             rows,
@@ -127,5 +129,69 @@ fn a_row_does_not_depend_on_its_company() {
     let alone = run(1);
     for rows in [2, 8, 16] {
         assert_eq!(run(rows), alone, "{rows} rows");
+    }
+}
+
+#[test]
+fn a_norm_between_products_is_what_it_is_by_itself() {
+    let Some(bench) = Bench::new(64, 3) else { return };
+    let mut values = Values::new(3);
+    for (width, inner) in [(576, 1536), (100, 64), (4096, 512)] {
+        for rows in [1, 5, 16] {
+            let epsilon = 1e-5;
+            let first = values.halves(width * inner);
+            let second = values.halves(inner * width);
+            let input = values.halves(rows * inner);
+            let before = values.floats(rows * width);
+            let weight = values.floats(width);
+            let residual = bench.upload(&before);
+            let scaled = bench.poisoned::<bf16>(rows * width);
+            let squares = bench.poisoned::<f32>(rows * square_sums(width));
+            let weight_on_gpu = bench.upload(&weight);
+            let next = NextNorm { weight: &weight_on_gpu, scaled: &scaled, squares: &squares };
+            let output = bench.poisoned::<f32>(rows * inner);
+            let products = [
+                FewRows {
+                    weights: &bench.upload(&first),
+                    input: &bench.upload(&input),
+                    factor: None,
+                    bias: None,
+                    sink: Sink::Residual(&residual, Some(next)),
+                    rows,
+                    outputs: width,
+                    inputs: inner,
+                    output_stride: width,
+                },
+                FewRows {
+                    weights: &bench.upload(&second),
+                    input: &scaled,
+                    factor: Some(NormFactor { squares: &squares, epsilon }),
+                    bias: None,
+                    sink: Sink::F32(&output),
+                    rows,
+                    outputs: inner,
+                    inputs: width,
+                    output_stride: inner,
+                },
+            ];
+            for product in &products {
+                bench.kernels.few_rows.multiply(&bench.stream, product).unwrap();
+            }
+            let residual = bench.download(&residual);
+            let mut expected = Vec::new();
+            for row in residual.chunks(width) {
+                let mean = row.iter().map(|x| x * x).sum::<f32>() / width as f32;
+                let factor = (mean + epsilon).sqrt().recip();
+                let normed: Vec<f32> =
+                    row.iter().zip(&weight).map(|(x, w)| x * factor * w).collect();
+                for weights in second.chunks(width) {
+                    expected.push(
+                        weights.iter().zip(&normed).map(|(&w, x)| f32::from(w) * x).sum::<f32>(),
+                    );
+                }
+            }
+            let what = format!("{rows} rows, width {width}");
+            assert_close(&bench.download(&output), &expected, 6e-3, &what);
+        }
     }
 }

@@ -18,6 +18,8 @@ fn embedding_looks_up_known_and_drawn_tokens() {
     let rows = tokens.len();
     let residual = bench.poisoned::<f32>(rows * width);
     let angles = bench.poisoned::<f32>(rows * pairs as usize * 2);
+    let norm = values.floats(width);
+    let normed = bench.poisoned::<bf16>(rows * width);
     let embed = Embed {
         tokens: &bench.upload(&tokens),
         last_tokens: &bench.upload(&last_tokens),
@@ -29,6 +31,9 @@ fn embedding_looks_up_known_and_drawn_tokens() {
         width,
         rows,
         magnitude: 1.5,
+        norm: &bench.upload(&norm),
+        normed: &normed,
+        epsilon: 1e-5,
     };
     bench.kernels.rows.embed(&bench.stream, &embed).unwrap();
     let expected: Vec<f32> = [7, 11, 49, 13, 0]
@@ -37,6 +42,7 @@ fn embedding_looks_up_known_and_drawn_tokens() {
         .map(|&value| value.into())
         .collect();
     assert_eq!(bench.download(&residual), expected);
+    assert_close(&bench.floats(&normed), &rms_norm(&expected, &norm), 4e-3, "first norm");
     let expected: Vec<f32> = positions
         .iter()
         .flat_map(|&position| {
@@ -49,6 +55,16 @@ fn embedding_looks_up_known_and_drawn_tokens() {
     for (got, want) in bench.download(&angles).iter().zip(&expected) {
         assert!((got - want).abs() < 1e-5, "angle {got}, expected {want}");
     }
+}
+
+fn rms_norm(rows: &[f32], weight: &[f32]) -> Vec<f32> {
+    let width = weight.len();
+    let normed = rows.chunks(width).flat_map(|row| {
+        let mean = row.iter().map(|x| x * x).sum::<f32>() / width as f32;
+        let factor = (mean + 1e-5).sqrt().recip();
+        row.iter().zip(weight).map(move |(x, w)| x * factor * w)
+    });
+    normed.collect()
 }
 
 #[test]
@@ -72,15 +88,13 @@ fn rms_norm_of_narrow_and_wide_rows_in_any_order() {
                 epsilon: 1e-5,
             };
             bench.kernels.rows.rms_norm(&bench.stream, &norm).unwrap();
-            let expected: Vec<f32> = (0..rows)
-                .flat_map(|row| {
-                    let row = if selected { rows - 1 - row } else { row };
-                    let row = &input[row * width..(row + 1) * width];
-                    let mean = row.iter().map(|x| x * x).sum::<f32>() / width as f32;
-                    let factor = (mean + 1e-5).sqrt().recip();
-                    row.iter().zip(&weight).map(move |(x, w)| x * factor * w)
-                })
+            let order: Vec<usize> =
+                if selected { (0..rows).rev().collect() } else { (0..rows).collect() };
+            let ordered: Vec<f32> = order
+                .iter()
+                .flat_map(|row| input[row * width..(row + 1) * width].to_vec())
                 .collect();
+            let expected = rms_norm(&ordered, &weight);
             assert_close(&bench.floats(&output), &expected, 4e-3, "rms norm");
         }
     }

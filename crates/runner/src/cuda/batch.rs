@@ -1,43 +1,52 @@
-//! A plan packed into what the kernels read, one row a position, the rows of a request side by side. All of it is
-//! copied to the GPU at once.
+//! A plan packed into what the kernels read, one row a position, the rows of a request side by side.
+
+use std::{any::Any, sync::Arc};
 
 use cuda::{
-    DeviceBuffer,
+    DeviceBuffer, Gpu, PinnedBuffer, Stream,
     kernels::{
-        BLOCK_TOKENS, SampleRow,
+        BLOCK_TOKENS, FEW_ROWS_MAX, SampleRow,
         attention::{Sequence, TaskList},
     },
 };
 use types::{SamplingParams, SlotId, StepPlan, TokenId};
 
-use super::{attention::Planner, slots::Slots};
-use crate::slot::Slot;
+use super::{attention::Planner, slots::Slots, walk::padded_rows};
+use crate::{Error, slot::Slot};
 
-/// The numbers of a step, and where each kind begins among them.
+/// The numbers of a step.
 pub(super) struct Batch {
-    /// Everything, as it is copied.
-    pub(super) words: Vec<i32>,
+    /// Rows computed: those of the plan, and some more that only fill a step up.
     pub(super) rows: usize,
+    /// Whether each request has one row, and its token is drawn on the GPU. Steps of this kind with as many rows differ
+    /// in nothing but their numbers.
+    pub(super) is_decode: bool,
+    /// Those of the plan.
     pub(super) outputs: Vec<Output>,
     /// Tasks of attention, one list for each window that layers have.
     pub(super) tasks: Vec<TaskList>,
-    sections: Sections,
+    /// Of rows and outputs, as [`Inputs::views`] divides them.
+    words: Vec<i32>,
+    tables: Vec<i32>,
 }
 
-/// First word of each section; each ends where the next begins.
-#[derive(Clone, Debug, Default)]
-struct Sections {
-    sample: usize,
-    tokens: usize,
-    positions: usize,
-    places: usize,
-    selected: usize,
-    tables: usize,
-    tasks: Vec<usize>,
+/// What rows that only fill a step up do: they draw for a slot, and write to a place, that no request has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Filler {
+    pub(super) slot: usize,
+    pub(super) place: usize,
 }
 
-/// The sections on the GPU.
-pub(super) struct BatchViews {
+/// Memory on the GPU for the numbers of a step.
+pub(super) struct Inputs {
+    words: DeviceBuffer<i32>,
+    tables: DeviceBuffer<i32>,
+    tasks: Vec<DeviceBuffer<i32>>,
+}
+
+/// A step's numbers on the GPU.
+pub(super) struct Views {
+    pub(super) rows: usize,
     pub(super) sample: DeviceBuffer<SampleRow>,
     pub(super) tokens: DeviceBuffer<i32>,
     pub(super) positions: DeviceBuffer<i32>,
@@ -68,15 +77,15 @@ pub(super) enum Purpose {
 
 /// Words of a [`SampleRow`].
 const SAMPLE_WORDS: usize = size_of::<SampleRow>() / 4;
-/// Sections begin at multiples of this many words, so that kernels may read four at once.
-const ALIGNMENT: usize = 4;
+/// Kinds of numbers that each row has one of: its token, position and place.
+const ROW_WORDS: usize = 3;
 
 impl Batch {
     /// Packs a plan whose slots are admitted.
     ///
     /// # Panics
     /// If the plan names a slot that was not admitted, or positions of which no token is known or being drawn.
-    pub(super) fn new(plan: &StepPlan, slots: &Slots, planner: &Planner) -> Self {
+    pub(super) fn new(plan: &StepPlan, slots: &Slots, planner: &Planner, filler: Filler) -> Self {
         let rows = plan.token_count();
         let (mut tokens, mut positions) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
         let (mut places, mut tables) = (Vec::with_capacity(rows), Vec::new());
@@ -88,7 +97,7 @@ impl Batch {
                 panic!("a plan for {} cache groups; this model has one", item.block_tables.len());
             };
             let range = item.positions.start as usize..item.positions.end as usize;
-            let first_row = tokens.len();
+            let row_first = tokens.len();
             for position in range.clone() {
                 tokens.push(token_source(slot, item.slot, position));
                 positions.push(position as i32);
@@ -96,7 +105,7 @@ impl Batch {
                 places.push((block * BLOCK_TOKENS + position % BLOCK_TOKENS) as i32);
             }
             sequences.push(Sequence {
-                row_first: first_row,
+                row_first,
                 row_count: range.len(),
                 position_first: range.start,
                 table_first: tables.len(),
@@ -104,14 +113,14 @@ impl Batch {
             tables.extend(table.iter().map(|block| block.0 as i32));
             let mut output = |row: usize, purpose| {
                 selected.push(row as i32);
-                sample.push(sample_row(&slot.sampling, item.slot, range.end));
+                sample.extend(sample_words(&slot.sampling, item.slot, range.end));
                 outputs.push(Output { slot: item.slot, purpose });
             };
             if slot.sampling.prompt_logprobs.is_some() {
                 let last = range.end.min(slot.prompt_len - 1);
                 for position in range.start..last {
                     let purpose = Purpose::Prompt(slot.tokens[position + 1]);
-                    output(first_row + position - range.start, purpose);
+                    output(row_first + position - range.start, purpose);
                 }
             }
             if item.sample {
@@ -119,57 +128,105 @@ impl Batch {
                 output(tokens.len() - 1, purpose);
             }
         }
-        let tasks = planner.plan(&sequences);
-        let mut words: Vec<i32> = Vec::with_capacity(4 * rows + tables.len() + 1024);
-        let mut section = |values: &[i32]| {
-            let first = words.len();
-            words.extend_from_slice(values);
-            words.resize(words.len().next_multiple_of(ALIGNMENT), 0);
-            first
-        };
-        let sample: Vec<i32> = sample.iter().flat_map(sample_words).collect();
-        let sections = Sections {
-            sample: section(&sample),
-            tokens: section(&tokens),
-            positions: section(&positions),
-            places: section(&places),
-            selected: section(&selected),
-            tables: section(&tables),
-            tasks: tasks.iter().map(|tasks| section(tasks.words())).collect(),
-        };
-        Self { words, rows, outputs, tasks, sections }
-    }
-
-    /// Where the sections are in a buffer to which the words are copied.
-    pub(super) fn views(&self, buffer: &DeviceBuffer<i32>) -> BatchViews {
-        let &Sections { sample, tokens, positions, places, selected, tables, ref tasks } =
-            &self.sections;
-        let task_words =
-            |(&first, tasks): (&usize, &TaskList)| buffer.slice(first..first + tasks.words().len());
-        let outputs = self.outputs.len();
-        BatchViews {
-            sample: buffer.slice(sample..sample + outputs * SAMPLE_WORDS).cast(),
-            tokens: buffer.slice(tokens..tokens + self.rows),
-            positions: buffer.slice(positions..positions + self.rows),
-            places: buffer.slice(places..places + self.rows),
-            selected: buffer.slice(selected..selected + outputs),
-            tables: buffer.slice(tables..tasks[0]),
-            tasks: tasks.iter().zip(&self.tasks).map(task_words).collect(),
+        let draws = |output: &Output| output.purpose == Purpose::Draw;
+        let is_decode =
+            rows == plan.items.len() && rows == outputs.len() && outputs.iter().all(draws);
+        let rows = if is_decode { step_rows(rows) } else { rows };
+        while tokens.len() < rows {
+            selected.push(tokens.len() as i32);
+            tokens.push(0);
+            positions.push(0);
+            places.push(filler.place as i32);
+            let greedy = SamplingParams::greedy();
+            sample.extend(sample_words(&greedy, SlotId(filler.slot as u32), 0));
         }
+        let words = [sample, tokens, positions, places, selected].concat();
+        Self { rows, is_decode, outputs, tasks: planner.plan(&sequences), words, tables }
     }
 
     /// Whether the host has to see logits of this step.
     pub(super) fn needs_host(&self) -> bool {
         self.outputs.iter().any(|output| output.purpose != Purpose::Draw)
     }
+
+    /// Rows whose logits are wanted, those that only fill a step up included.
+    pub(super) fn output_rows(&self) -> usize {
+        if self.is_decode { self.rows } else { self.outputs.len() }
+    }
+
+    /// Copies everything to the GPU, by way of pinned memory.
+    pub(super) fn upload(
+        &self,
+        stream: &Stream,
+        pinned: &mut PinnedBuffer<i32>,
+        inputs: &Inputs,
+    ) -> Result<(), Error> {
+        let mut first = 0;
+        let mut copy = |words: &[i32], to: &DeviceBuffer<i32>| {
+            pinned[first..first + words.len()].copy_from_slice(words);
+            stream.upload(pinned, first, &to.slice(0..words.len()))?;
+            first += words.len();
+            Ok::<_, Error>(())
+        };
+        copy(&self.words, &inputs.words)?;
+        copy(&self.tables, &inputs.tables)?;
+        for (tasks, to) in self.tasks.iter().zip(&inputs.tasks) {
+            copy(tasks.words(), to)?;
+        }
+        Ok(())
+    }
 }
 
-/// Words that a batch can have at most.
-pub(super) fn words_max(rows: usize, slots: usize, pages: usize, windows: usize) -> usize {
-    // Prompts whose log-probabilities are wanted have an output for each row.
-    let per_row = 4 + SAMPLE_WORDS;
-    let tasks = windows * (TaskList::words_max(rows, slots, pages) + ALIGNMENT);
-    rows * per_row + slots * SAMPLE_WORDS + pages + tasks + 6 * ALIGNMENT
+impl Inputs {
+    /// Memory for steps of so many rows, requests and pages, with so many lists of tasks.
+    pub(super) fn new(
+        gpu: &Arc<Gpu>,
+        [rows, slots, pages]: [usize; 3],
+        lists: usize,
+    ) -> Result<Self, Error> {
+        let buffer = |words| DeviceBuffer::new(gpu, words, "the plans of steps");
+        // Prompts whose log-probabilities are wanted have an output for each row.
+        let words = rows * (ROW_WORDS + 1 + SAMPLE_WORDS);
+        let task_words = TaskList::words_max(rows, slots, pages);
+        let tasks: Result<_, _> = (0..lists).map(|_| buffer(task_words)).collect();
+        Ok(Self { words: buffer(words)?, tables: buffer(pages)?, tasks: tasks? })
+    }
+
+    /// Words that the host has for a step at most.
+    pub(super) fn words(&self) -> usize {
+        let tasks: usize = self.tasks.iter().map(DeviceBuffer::len).sum();
+        self.words.len() + self.tables.len() + tasks
+    }
+
+    /// Where the numbers of a step with so many rows and outputs are.
+    pub(super) fn views(&self, rows: usize, outputs: usize) -> Views {
+        let mut first = 0;
+        let mut section = |len: usize| {
+            first += len;
+            self.words.slice(first - len..first)
+        };
+        Views {
+            rows,
+            // It has numbers of eight bytes, so it comes first.
+            sample: section(outputs * SAMPLE_WORDS).cast(),
+            tokens: section(rows),
+            positions: section(rows),
+            places: section(rows),
+            selected: section(outputs),
+            tables: self.tables.clone(),
+            tasks: self.tasks.clone(),
+        }
+    }
+
+    /// The same memory, to be kept by whoever uses it.
+    pub(super) fn buffers(&self) -> impl Any + Send + Sync + use<> {
+        (self.words.clone(), self.tables.clone(), self.tasks.clone())
+    }
+}
+
+/// Rows of a step in which each request has one: few different ones, so that each can be recorded.
+fn step_rows(rows: usize) -> usize {
+    if rows <= FEW_ROWS_MAX { rows } else { padded_rows(rows) }
 }
 
 /// The token of a position, or the place where the one that is being drawn will be.
@@ -188,34 +245,23 @@ pub(super) fn needs_host(slot: &Slot) -> bool {
         || (sampling.tokens_min > 0 && !sampling.stop_token_ids.is_empty())
 }
 
-fn sample_row(sampling: &SamplingParams, slot: SlotId, position: usize) -> SampleRow {
-    let is_greedy = sampling.temperature == 0.0;
-    SampleRow {
-        seed: sampling.seed,
-        position: position as u64,
-        // Finite, so that the largest logit is 0 away from itself at any temperature.
-        scale: if is_greedy { 0.0 } else { sampling.temperature.recip().min(f32::MAX) },
-        top_p: sampling.top_p,
-        min_p: sampling.min_p,
-        top_k: i32::try_from(sampling.top_k).unwrap_or(i32::MAX),
-        slot: slot.0 as i32,
-        unused: 0,
-    }
-}
-
-fn sample_words(row: &SampleRow) -> [i32; SAMPLE_WORDS] {
+/// A [`SampleRow`] as words.
+fn sample_words(sampling: &SamplingParams, slot: SlotId, position: usize) -> [i32; SAMPLE_WORDS] {
     let halves = |value: u64| [value as i32, (value >> 32) as i32];
-    let [seed, position] = [halves(row.seed), halves(row.position)];
+    let [seed, position] = [halves(sampling.seed), halves(position as u64)];
+    let is_greedy = sampling.temperature == 0.0;
+    // Finite, so that the largest logit is 0 away from itself at any temperature.
+    let scale = if is_greedy { 0.0 } else { sampling.temperature.recip().min(f32::MAX) };
     [
         seed[0],
         seed[1],
         position[0],
         position[1],
-        row.scale.to_bits() as i32,
-        row.top_p.to_bits() as i32,
-        row.min_p.to_bits() as i32,
-        row.top_k,
-        row.slot,
-        row.unused,
+        scale.to_bits() as i32,
+        sampling.top_p.to_bits() as i32,
+        sampling.min_p.to_bits() as i32,
+        i32::try_from(sampling.top_k).unwrap_or(i32::MAX),
+        slot.0 as i32,
+        0,
     ]
 }

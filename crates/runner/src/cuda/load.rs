@@ -295,7 +295,7 @@ impl Staging {
             let source = &tensor.data[first * row_bytes..(first + count) * row_bytes];
             convert(data_type, source, columns, &mut buffer[..2 * count * columns]);
             let part = target.slice(first * columns..(first + count) * columns);
-            stream.upload(buffer, &part.cast())?;
+            stream.upload(buffer, 0, &part.cast())?;
             copied.record(stream)?;
         }
         Ok(())

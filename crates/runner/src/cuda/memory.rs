@@ -1,10 +1,13 @@
 //! What a step works in, and the pages of keys and values: all taken before the first request.
 
-use cuda::{DeviceBuffer, Stream, kernels::BLOCK_TOKENS};
+use cuda::{
+    DeviceBuffer, Stream,
+    kernels::{BLOCK_TOKENS, FEW_ROWS_MAX, square_sums},
+};
 use half::bf16;
 use models::DecoderSpec;
 
-use super::{CudaModel, CudaOptions};
+use super::{CudaModel, CudaOptions, walk::padded_rows};
 use crate::Error;
 
 /// Rows of logits computed together at most; more outputs than this take several passes over the head.
@@ -12,7 +15,8 @@ const OUTPUT_ROWS_MAX: usize = 256;
 /// Products of many rows are done for a multiple of this many.
 pub(super) const ROWS_MULTIPLE: usize = 128;
 
-/// Buffers of activations. Rows past those of a step hold what was there before.
+/// Buffers of activations. Rows past those of a step hold what was there before. Clones are the same memory.
+#[derive(Clone)]
 pub(super) struct Workspace {
     /// Positions that fit.
     pub(super) rows: usize,
@@ -25,6 +29,8 @@ pub(super) struct Workspace {
     pub(super) gate_up: DeviceBuffer<bf16>,
     pub(super) gated: DeviceBuffer<bf16>,
     pub(super) angles: DeviceBuffer<f32>,
+    /// Sums of squares that products of few rows leave for the norm after them.
+    pub(super) squares: DeviceBuffer<f32>,
     pub(super) selected: DeviceBuffer<bf16>,
     pub(super) logits: DeviceBuffer<f32>,
     /// Tokens drawn in a step, by output.
@@ -57,9 +63,11 @@ impl Workspace {
         };
         let residual = floats(rows, spec.width)?;
         let angles = floats(rows, 2 * model.frequencies.len())?;
+        let squares = floats(FEW_ROWS_MAX, square_sums(spec.width))?;
         let logits = floats(output_rows.next_multiple_of(ROWS_MULTIPLE), spec.vocab_size)?;
-        let drawn = DeviceBuffer::zeroed(stream, slots.max(output_rows), "tokens")?;
-        let last_tokens = DeviceBuffer::zeroed(stream, slots, "tokens")?;
+        let drawn = DeviceBuffer::zeroed(stream, padded_rows(slots), "tokens")?;
+        // One more, for rows that only fill a step up.
+        let last_tokens = DeviceBuffer::zeroed(stream, slots + 1, "tokens")?;
         Ok(Self {
             rows,
             output_rows,
@@ -70,6 +78,7 @@ impl Workspace {
             gate_up,
             gated,
             angles,
+            squares,
             selected,
             logits,
             drawn,
@@ -79,7 +88,8 @@ impl Workspace {
     }
 }
 
-/// Keys and values of a layer, `[blocks][kv_heads][16][head_dim]` each.
+/// Keys and values of a layer, which clones share, `[blocks][kv_heads][16][head_dim]` each.
+#[derive(Clone)]
 pub(super) struct LayerCache {
     pub(super) keys: DeviceBuffer<bf16>,
     pub(super) values: DeviceBuffer<bf16>,
@@ -90,13 +100,13 @@ pub(super) fn block_bytes(spec: &DecoderSpec) -> u64 {
     (2 * BLOCK_TOKENS * spec.kv_values_per_token()) as u64
 }
 
-/// Takes the pages of all layers.
+/// Takes the pages of all layers, and one block more, for rows that only fill a step up.
 pub(super) fn caches(
     spec: &DecoderSpec,
     stream: &Stream,
     blocks: usize,
 ) -> Result<Vec<LayerCache>, Error> {
-    let len = blocks * spec.kv_heads * BLOCK_TOKENS * spec.head_dim;
+    let len = (blocks + 1) * spec.kv_heads * BLOCK_TOKENS * spec.head_dim;
     let pool = || DeviceBuffer::zeroed(stream, len, "the KV cache");
     (0..spec.layers).map(|_| Ok(LayerCache { keys: pool()?, values: pool()? })).collect()
 }

@@ -16,9 +16,12 @@ mod profile;
 mod slots;
 mod walk;
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque, hash_map::Entry},
+    sync::Arc,
+};
 
-use ::cuda::{DeviceBuffer, Event, Multiplier, PinnedBuffer, kernels::BLOCK_TOKENS};
+use ::cuda::{Event, Graph, Multiplier, PinnedBuffer, kernels::BLOCK_TOKENS};
 use device::cpu::Isa;
 use types::{
     CacheGroup, Executor, ExecutorInfo, Fault, MemoryReport, SampledToken, SlotId, StepId,
@@ -27,7 +30,7 @@ use types::{
 
 use self::{
     attention::Planner,
-    batch::{Batch, BatchViews, Output, Purpose, words_max},
+    batch::{Batch, Filler, Inputs, Output, Purpose, Views},
     memory::{Workspace, block_bytes, caches},
     profile::Profiler,
     slots::{Admission, Slots},
@@ -68,11 +71,15 @@ pub enum GpuBudget {
 
 /// Runs plans on a GPU.
 pub struct CudaRunner {
+    /// Steps in which each request has one row, recorded, by their number of rows. None where one was run once.
+    graphs: HashMap<usize, Option<Graph>>,
     model: Arc<CudaModel>,
     info: ExecutorInfo,
     memory: MemoryReport,
     walker: Walker,
     slots: Slots,
+    inputs: Inputs,
+    filler: Filler,
     /// Used in turn by the steps under way.
     lanes: [Lane; 2],
     next_lane: usize,
@@ -84,7 +91,6 @@ pub struct CudaRunner {
 /// What a step under way has of its own.
 struct Lane {
     words: PinnedBuffer<i32>,
-    on_gpu: DeviceBuffer<i32>,
     drawn: PinnedBuffer<i32>,
     done: Event,
 }
@@ -111,11 +117,10 @@ impl CudaRunner {
         let slots_max = options.slots_max as usize;
         let table_entries = slots_max * (context_max as usize).div_ceil(BLOCK_TOKENS);
         let planner = Planner::new(&model, &model.stream)?;
-        let words = words_max(work.rows, slots_max, table_entries, planner.lists());
+        let inputs = Inputs::new(&gpu, [work.rows, slots_max, table_entries], planner.lists())?;
         let lane = || {
             Ok::<_, Error>(Lane {
-                words: PinnedBuffer::zeroed(&gpu, words)?,
-                on_gpu: DeviceBuffer::new(&gpu, words, "the plans of steps")?,
+                words: PinnedBuffer::zeroed(&gpu, inputs.words())?,
                 drawn: PinnedBuffer::zeroed(&gpu, slots_max)?,
                 done: Event::new(&gpu)?,
             })
@@ -163,7 +168,11 @@ impl CudaRunner {
         }
         model.stream.synchronize()?;
         Ok(Self {
+            graphs: HashMap::new(),
             slots: Slots::new(options.slots_max),
+            // The block after the last one.
+            filler: Filler { slot: slots_max, place: blocks as usize * BLOCK_TOKENS },
+            inputs,
             model,
             info,
             memory,
@@ -191,56 +200,69 @@ impl CudaRunner {
         if plan.items.is_empty() {
             return Ok(UnderWay::Done(empty(id)));
         }
-        let batch = Batch::new(plan, &self.slots, &self.walker.planner);
+        let batch = Batch::new(plan, &self.slots, &self.walker.planner, self.filler);
         let model = Arc::clone(&self.model);
         let stream = &*model.stream;
         let index = self.next_lane;
         self.next_lane = 1 - index;
         let lane = &mut self.lanes[index];
-        let words = &batch.words;
-        lane.words[..words.len()].copy_from_slice(words);
         self.walker.profiler.begin(stream)?;
-        stream.upload(&lane.words, &lane.on_gpu.slice(0..words.len()))?;
+        batch.upload(stream, &mut lane.words, &self.inputs)?;
         self.walker.profiler.mark(stream, Family::Upload)?;
-        let views = batch.views(&lane.on_gpu);
-        self.walker.body(&model, &batch, &views)?;
+        let views = self.inputs.views(batch.rows, batch.output_rows());
         let under_way = if batch.needs_host() {
+            self.walker.body(&model, &views, Some(&batch.tasks))?;
             UnderWay::Done(self.outputs_on_host(id, &batch, &views)?)
         } else {
-            self.outputs_on_gpu(&views, batch.outputs.len(), index)?;
-            let admitted = |output: &Output| (output.slot, self.slots.admission(output.slot));
-            UnderWay::OnGpu {
-                id,
-                lane: index,
-                outputs: batch.outputs.iter().map(admitted).collect(),
+            match self.graph(&batch, &views)? {
+                Some(graph) => stream.play(graph)?,
+                None => {
+                    self.walker.body(&model, &views, Some(&batch.tasks))?;
+                    outputs_on_gpu(&mut self.walker, &model, &views)?;
+                }
             }
+            let drawn = self.walker.work.drawn.slice(0..batch.outputs.len());
+            stream.download(&drawn, &mut self.lanes[index].drawn)?;
+            let admitted = |output: &Output| (output.slot, self.slots.admission(output.slot));
+            let outputs = batch.outputs.iter().map(admitted).collect();
+            UnderWay::OnGpu { id, lane: index, outputs }
         };
         self.lanes[index].done.record(stream)?;
         self.walker.profiler.end()?;
         Ok(under_way)
     }
 
-    fn outputs_on_gpu(
-        &mut self,
-        views: &BatchViews,
-        outputs: usize,
-        lane: usize,
-    ) -> Result<(), Error> {
-        let model = Arc::clone(&self.model);
-        let stream = &*model.stream;
-        let drawn = self.walker.work.drawn.slice(0..outputs);
-        let at_once = self.walker.work.output_rows;
-        for first in (0..outputs).step_by(at_once) {
-            let range = first..outputs.min(first + at_once);
-            self.walker.head(&model, &views.selected.slice(range.clone()))?;
-            let work = &self.walker.work;
-            let targets = [&drawn.slice(range.clone()), &work.last_tokens];
-            let rows = views.sample.slice(range);
-            let vocabulary = model.spec.vocab_size;
-            model.kernels.sample.draw(stream, &work.logits, &rows, targets, vocabulary)?;
-            self.walker.profiler.mark(stream, Family::Sampling)?;
+    /// The recorded step that does what a batch needs, if it is of the kind that is recorded. The first one of its size
+    /// is not: the libraries do something for the first time then, which cannot be recorded.
+    fn graph(&mut self, batch: &Batch, views: &Views) -> Result<Option<&Graph>, Error> {
+        if !batch.is_decode || self.walker.profiler.is_on() {
+            return Ok(None);
         }
-        Ok(stream.download(&drawn, &mut self.lanes[lane].drawn)?)
+        match self.graphs.entry(batch.rows) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(None);
+                Ok(None)
+            }
+            Entry::Occupied(occupied) => {
+                let graph = occupied.into_mut();
+                if graph.is_none() {
+                    let (walker, model) = (&mut self.walker, &self.model);
+                    let keep = (Arc::clone(model), walker.buffers(), self.inputs.buffers());
+                    let mut failed = None;
+                    let recorded = model.stream.record(Arc::new(keep), || {
+                        let body = walker.body(model, views, None);
+                        let all = body.and_then(|()| outputs_on_gpu(walker, model, views));
+                        failed = all.err();
+                        Ok(())
+                    });
+                    match failed {
+                        Some(error) => return Err(error),
+                        None => *graph = Some(recorded?),
+                    }
+                }
+                Ok(graph.as_ref())
+            }
+        }
     }
 
     /// Draws on the host, a few rows of logits at a time.
@@ -248,7 +270,7 @@ impl CudaRunner {
         &mut self,
         id: StepId,
         batch: &Batch,
-        views: &BatchViews,
+        views: &Views,
     ) -> Result<StepOutcome, Error> {
         let model = Arc::clone(&self.model);
         let vocabulary = model.spec.vocab_size;
@@ -337,6 +359,21 @@ impl Executor for CudaRunner {
     fn memory(&self) -> MemoryReport {
         self.memory
     }
+}
+
+/// Draws the tokens of a step's outputs.
+fn outputs_on_gpu(walker: &mut Walker, model: &CudaModel, views: &Views) -> Result<(), Error> {
+    let outputs = views.selected.len();
+    for first in (0..outputs).step_by(walker.work.output_rows) {
+        let range = first..outputs.min(first + walker.work.output_rows);
+        walker.head(model, &views.selected.slice(range.clone()))?;
+        let work = &walker.work;
+        let targets = [&work.drawn.slice(range.clone()), &work.last_tokens];
+        let (rows, vocabulary) = (views.sample.slice(range), model.spec.vocab_size);
+        model.kernels.sample.draw(&model.stream, &work.logits, &rows, targets, vocabulary)?;
+        walker.profiler.mark(&model.stream, Family::Sampling)?;
+    }
+    Ok(())
 }
 
 fn context_max(of_model: usize, options: &CudaOptions) -> Result<u32, Error> {

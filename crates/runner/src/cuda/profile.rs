@@ -55,6 +55,10 @@ impl Profiler {
         self.state.take().unwrap_or_default().profile
     }
 
+    pub(super) fn is_on(&self) -> bool {
+        self.state.is_some()
+    }
+
     /// A step begins.
     pub(super) fn begin(&mut self, stream: &Stream) -> Result<(), Error> {
         if let Some(state) = &mut self.state {

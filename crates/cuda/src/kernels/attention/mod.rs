@@ -30,8 +30,8 @@ pub struct Attention<'a> {
     pub block_tables: &'a DeviceBuffer<i32>,
     /// The tasks on the GPU.
     pub task_words: &'a DeviceBuffer<i32>,
-    /// The same tasks as the host made them, for how many there are.
-    pub tasks: &'a TaskList,
+    /// Which these are.
+    pub tasks: Tasks<'a>,
     /// `[rows][heads × head_dim]`.
     pub output: &'a DeviceBuffer<bf16>,
     /// Rows.
@@ -44,8 +44,17 @@ pub struct Attention<'a> {
     pub softcap: Option<f32>,
 }
 
-/// Memory that the kernels need besides their arguments.
-#[derive(Debug)]
+/// What is known of the tasks when the kernels are put into a stream.
+#[derive(Clone, Copy, Debug)]
+pub enum Tasks<'a> {
+    /// All of it.
+    Listed(&'a TaskList),
+    /// Each sequence has one row; the rest is known once it is on the GPU.
+    OneRowEach,
+}
+
+/// Memory that the kernels need besides their arguments. Clones are the same memory.
+#[derive(Clone, Debug)]
 pub struct AttentionScratch {
     partials: DeviceBuffer<f32>,
     arrivals: DeviceBuffer<u32>,
@@ -311,9 +320,13 @@ impl AttentionKernels {
         assert!(args.keys.len().is_multiple_of(kv_heads * block), "whole blocks");
         assert!(args.queries.len() >= args.rows * args.query_stride, "queries");
         assert!(args.output.len() >= args.rows * output_stride, "output");
-        assert_eq!(args.task_words.len(), args.tasks.words().len(), "the same tasks");
-        let [decode_tasks, prefill_tasks] = args.tasks.counts();
-        let [decode_start, prefill_start] = args.tasks.starts();
+        let ([decode_tasks, prefill_tasks], [decode_start, prefill_start]) = match args.tasks {
+            Tasks::Listed(tasks) => {
+                assert!(args.task_words.len() >= tasks.words().len(), "tasks");
+                (tasks.counts(), tasks.starts())
+            }
+            Tasks::OneRowEach => ([usize::MAX / kv_heads, 0], [TaskList::DECODE_START, 0]),
+        };
         let words = |first: usize| args.task_words.slice(first..args.task_words.len()).address();
         let window = args.window.map_or(0, |window| window as i32);
         let (scale, softcap) = (args.scale, args.softcap.unwrap_or(0.0));

@@ -83,6 +83,9 @@ pub struct Capacity {
 }
 
 impl TaskList {
+    /// Where the tasks when decoding begin among the words.
+    pub const DECODE_START: usize = HEADER_WORDS;
+
     /// The tasks of a step, within the capacity: spans are longer where it would not suffice.
     pub fn new(
         sequences: &[Sequence],
@@ -121,7 +124,7 @@ impl TaskList {
 
     /// Where the tasks of both kinds begin among the words.
     pub fn starts(&self) -> [usize; 2] {
-        [HEADER_WORDS, HEADER_WORDS + self.decode * DECODE_WORDS]
+        [Self::DECODE_START, Self::DECODE_START + self.decode * DECODE_WORDS]
     }
 
     /// Words that the tasks of any step with so many rows, sequences and pages take at most.
