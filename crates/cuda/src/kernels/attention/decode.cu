@@ -8,12 +8,16 @@
 // page its wide side (m = 16), so that one row with few heads wastes little:
 //   scores^T [16 positions x 8 queries] = keys [16 x HEAD_DIM] * queries^T
 //   output^T [HEAD_DIM x 8 queries]    += values^T [HEAD_DIM x 16] * weights^T
-// Each warp walks every WARPS-th page of the span with a ring of pages of its own, which runs ahead into the next units;
-// nothing but the end of a unit joins the warps. Spans are cut by the sequence's own length alone and put together in
-// order, so the result of a row does not depend on the other sequences of the step, to the bit.
+// Each warp walks every WARPS-th page of a unit with a ring of pages of its own, which runs ahead into the next unit. No
+// barrier joins the warps: each leaves its result in shared memory, and the last one puts them together, so that a warp
+// can be almost a unit ahead of another and copies never pause. The spans of a tile are put together in groups of eight,
+// groups of groups after them, each by the warp that arrives last. Who computes and who puts together changes nothing:
+// spans are cut by the sequence's own length alone and every sum has a fixed order, so the result of a row does not
+// depend on the other sequences of the step, to the bit.
 //
-// Macros: HEAD_DIM (a multiple of 16), GROUP (query heads a key-value head). Optional: WARPS (4), STAGES (2: pages of a
-// warp's ring), QUERY_TILE (8 or 16: queries of a task).
+// Macros: HEAD_DIM (a multiple of 16), GROUP (query heads a key-value head). Optional: WARPS (8, or 4 for heads wider
+// than 128), STAGES (2: pages of a warp's ring), QUERY_TILE (queries of a task: 16 for groups of more than 8 and heads of
+// at most 128, else 8).
 //
 // Arguments of attention_decode:
 //   queries         bf16, head h of row r at queries + r * query_stride + h * HEAD_DIM
@@ -26,7 +30,7 @@
 //   output          bf16, head h of row r at output + r * output_stride + h * HEAD_DIM
 //   window          positions seen, the row's own included; 0: all
 //   scale, softcap  score = scale * dot, then softcap * tanh(score / softcap) if softcap > 0
-// Launch: any grid (two blocks a multiprocessor), WARPS * 32 threads, dynamic shared memory
+// Launch: any grid (as many blocks as fit at once), WARPS * 32 threads, dynamic shared memory
 //   WARPS * (STAGES * 2 * 16 * (2 * HEAD_DIM + 16) + QUERY_TILE * (4 * HEAD_DIM + 24)) + 16 bytes.
 // Programmatic dependent launch: pages of positions before the step's own are read before the previous kernel ends.
 //
@@ -36,13 +40,13 @@
 #include <cuda_bf16.h>
 
 #ifndef WARPS
-#define WARPS 4
+#define WARPS (HEAD_DIM > 128 ? 4 : 8)
 #endif
 #ifndef STAGES
 #define STAGES 2
 #endif
 #ifndef QUERY_TILE
-#define QUERY_TILE (GROUP <= 8 ? 8 : 16)
+#define QUERY_TILE (GROUP > 8 && HEAD_DIM <= 128 ? 16 : 8)
 #endif
 
 typedef __nv_bfloat16 bf16;
@@ -60,8 +64,8 @@ struct Task {
     int position_end;    // one past the sequence's last position
     int span;            // number of the span among those of the tile
     int span_count;
-    int slot_first;      // where the results of the tile's spans begin
-    int counter;         // the tile's counter of spans that are done
+    int slot_first;      // where the results of the tile's spans begin, those of its groups of spans after them
+    int counter_first;   // where the counters of its groups begin
 };
 
 constexpr int BLOCK_TOKENS = 16;
@@ -74,6 +78,8 @@ constexpr int ROW_BYTES = 2 * HEAD_DIM + 16;
 constexpr int PAGE_BYTES = BLOCK_TOKENS * ROW_BYTES;
 constexpr int STAGE_BYTES = 2 * PAGE_BYTES;
 constexpr int MERGE_ROW = HEAD_DIM + 4;
+constexpr int FAN_IN = 8;  // spans, or groups of them, that are put together at once
+constexpr int LANE_PARTS = (HEAD_DIM + 127) / 128;  // of a lane in a query's result, each of four values
 constexpr int PARTIAL = QUERY_TILE * (HEAD_DIM + 2);
 constexpr float LOG2_E = 1.4426950408889634f;
 // The score of a position that is not seen: minus infinity.
@@ -142,60 +148,66 @@ __device__ __forceinline__ Task read_task(const Task* tasks, int index) {
     return Task{rows.x, rows.y, rows.z, rows.w, pages.x, pages.y, pages.z, pages.w, place.x, place.y, place.z, place.w};
 }
 
-// Walks this warp's pages of all units of the block, ahead of the computation.
-struct Loader {
-    const Task* tasks;
-    const int* block_tables;
-    const char* keys;
-    const char* values;
-    int kv_heads;
-    int unit;
-    int units;
-    int index;         // of the warp's next page among its pages of the unit
-    int pages;         // the warp's pages of the unit
-    int blocks;        // each lane holds the block of one of them
-    int page_first;    // the page with index 0
-    int position_first;
-    int position_end;
-
-    __device__ void open() {
-        index = 0;
-        pages = 0;
-        if (unit >= units) return;
-        const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-        const Task task = read_task(tasks, unit / kv_heads);
-        pages = (task.page_count - warp + WARPS - 1) / WARPS;
-        page_first = task.page_first + warp;
-        position_first = task.position_first;
-        position_end = task.position_end;
-        blocks = lane < pages ? __ldg(block_tables + task.table_first + warp + lane * WARPS) : 0;
-    }
-
-    // Starts the copy of the next page, if there is one.
-    __device__ void load(u32 to) {
-        const int lane = threadIdx.x % 32;
-        while (unit < units && index >= pages) {
-            unit += gridDim.x;
-            open();
-        }
-        if (unit < units) {
-            const int start = (page_first + index * WARPS) * BLOCK_TOKENS;
-            if (start + BLOCK_TOKENS > position_first) wait_for_previous_kernel();
-            const long long block = __shfl_sync(~0u, blocks, index);
-            const long long offset = (block * kv_heads + unit % kv_heads) * (BLOCK_TOKENS * HEAD_DIM * 2);
-            const int rows = position_end - start;
-#pragma unroll
-            for (int part = 0; part < BLOCK_TOKENS * CHUNKS / 32; ++part) {
-                const int chunk = part * 32 + lane, row = chunk / CHUNKS, column = chunk % CHUNKS;
-                const u32 place = to + row * ROW_BYTES + column * 16;
-                copy_chunk(place, keys + offset + chunk * 16, row < rows);
-                copy_chunk(place + PAGE_BYTES, values + offset + chunk * 16, row < rows);
-            }
-            index += 1;
-        }
-        asm volatile("cp.async.commit_group;" ::: "memory");
-    }
+// A unit and what one warp does of it: the pages place, place + WARPS, ...
+struct Unit {
+    Task task;
+    int head;
+    int rotation;  // the warp with place 0; it moves on so that warps have the same number of pages in the long run
+    int place;
+    int pages;
+    int blocks;    // each lane holds the block of one of the pages
 };
+
+__device__ __forceinline__ Unit open(const Task& task, int head, int rotation, const int* block_tables) {
+    Unit unit;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    unit.task = task;
+    unit.head = head;
+    unit.rotation = rotation;
+    unit.place = (warp + WARPS - rotation) % WARPS;
+    unit.pages = (task.page_count - unit.place + WARPS - 1) / WARPS;
+    unit.blocks = lane < unit.pages ? __ldg(block_tables + task.table_first + unit.place + lane * WARPS) : 0;
+    return unit;
+}
+
+// Starts the copy of a page.
+__device__ __forceinline__ void load_page(u32 to, const Unit& unit, int index, const char* keys, const char* values,
+                                          int kv_heads) {
+    const int lane = threadIdx.x % 32;
+    const int start = (unit.task.page_first + unit.place + index * WARPS) * BLOCK_TOKENS;
+    if (start + BLOCK_TOKENS > unit.task.position_first) wait_for_previous_kernel();
+    const long long block = __shfl_sync(~0u, unit.blocks, index);
+    const long long offset = (block * kv_heads + unit.head) * (BLOCK_TOKENS * HEAD_DIM * 2) + lane * 16;
+    const int rows = unit.task.position_end - start;
+#pragma unroll
+    for (int part = 0; part < BLOCK_TOKENS * CHUNKS / 32; ++part) {
+        const int chunk = part * 32 + lane, row = chunk / CHUNKS, column = chunk % CHUNKS;
+        const u32 place = to + row * ROW_BYTES + column * 16;
+        copy_chunk(place, keys + offset + part * 512, row < rows);
+        copy_chunk(place + PAGE_BYTES, values + offset + part * 512, row < rows);
+    }
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+typedef u32 Fragments[TILES][STEPS][2];
+
+__device__ __forceinline__ void load_queries(Fragments& fragments, const Unit& unit, const bf16* queries,
+                                             int query_stride) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int tile = 0; tile < TILES; ++tile) {
+        const int column = tile * 8 + lane / 4, query = unit.task.query_first + column;
+        const bool present = column < unit.task.query_count;
+        const bf16* from = queries + (long long)(unit.task.row_first + query / GROUP) * query_stride
+            + (unit.head * GROUP + query % GROUP) * HEAD_DIM + lane % 4 * 2;
+#pragma unroll
+        for (int step = 0; step < STEPS; ++step)
+#pragma unroll
+            for (int half = 0; half < 2; ++half)
+                fragments[tile][step][half] =
+                    present ? *reinterpret_cast<const u32*>(from + step * 16 + half * 8) : 0;
+    }
+}
 
 // A tile's result so far. Column t of a lane stands for query 8 * tile + lane % 4 * 2 + t.
 struct State {
@@ -205,7 +217,7 @@ struct State {
 };
 
 // Scores of one page, then its values into the state.
-__device__ __forceinline__ void attend(State& state, const u32 (&queries)[TILES][STEPS][2], u32 page, int start,
+__device__ __forceinline__ void attend(State& state, const Fragments& queries, u32 page, int start,
                                        bool masked, const int (&positions)[TILES][2], int window, float scale,
                                        float softcap) {
     const int lane = threadIdx.x % 32;
@@ -291,42 +303,110 @@ __device__ __forceinline__ void add(float4& sum, float4 values, float factor) {
     sum.w = fmaf(values.w, factor, sum.w);
 }
 
-// Puts the results of a tile's spans together, in order.
-__device__ void combine(const float* partials, int span_count, int stride, int query_count, float2* totals,
-                        const Task& task, int head, bf16* output, int output_stride) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    for (int query = warp; query < query_count; query += WARPS) {
-        const float* stats = partials + QUERY_TILE * HEAD_DIM + 2 * query;
-        float largest = NOTHING, sum = 0.0f;
-        for (int span = lane; span < span_count; span += 32)
-            largest = fmaxf(largest, __ldcg(stats + (long long)span * stride));
-        for (int mask = 16; mask > 0; mask /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, mask));
-        for (int span = lane; span < span_count; span += 32) {
-            const float2 stat = __ldcg(reinterpret_cast<const float2*>(stats + (long long)span * stride));
-            sum += stat.y * exp2_fast(stat.x - largest);
-        }
-        for (int mask = 16; mask > 0; mask /= 2) sum += __shfl_xor_sync(~0u, sum, mask);
-        if (lane == 0) totals[query] = make_float2(largest, 1.0f / sum);
+// Results of one query, one lane's part, to be put together from several.
+struct Sum {
+    float4 values[LANE_PARTS];
+    float total;
+};
+
+// Adds the results numbered 0 to count - 1 in order. Their values, maxima and sums are asked for with the number.
+template <int COUNT_MAX, typename Values, typename Stats>
+__device__ __forceinline__ Sum put_together(int count, float& largest, Values values_of, Stats stats_of) {
+    float2 stats[COUNT_MAX];
+    largest = NOTHING;
+#pragma unroll
+    for (int i = 0; i < COUNT_MAX; ++i) {
+        stats[i] = i < count ? stats_of(i) : make_float2(NOTHING, 0.0f);
+        largest = fmaxf(largest, stats[i].x);
     }
-    __syncthreads();
-    for (int item = threadIdx.x; item < query_count * (HEAD_DIM / 4); item += THREADS) {
-        const int query = item / (HEAD_DIM / 4), column = item % (HEAD_DIM / 4) * 4;
-        const float2 total = totals[query];
-        float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll 16
-        for (int span = 0; span < span_count; ++span) {
-            const float* partial = partials + (long long)span * stride;
-            const float largest = __ldcg(partial + QUERY_TILE * HEAD_DIM + 2 * query);
-            const float4 values = __ldcg(reinterpret_cast<const float4*>(partial + query * HEAD_DIM + column));
-            add(sum, values, exp2_fast(largest - total.x));
+    const float base = largest == NOTHING ? 0.0f : largest;
+    Sum sum = {};
+#pragma unroll
+    for (int i = 0; i < COUNT_MAX; ++i) {
+        const float factor = exp2_fast(stats[i].x - base);
+        sum.total = fmaf(stats[i].y, factor, sum.total);
+#pragma unroll
+        for (int part = 0; part < LANE_PARTS; ++part) {
+            const int column = threadIdx.x % 32 * 4 + part * 128;
+            if (i < count && column < HEAD_DIM) add(sum.values[part], values_of(i, column), factor);
         }
-        const long long row = task.row_first + (task.query_first + query) / GROUP;
-        const int query_head = head * GROUP + (task.query_first + query) % GROUP;
-        store4(output + row * output_stride + query_head * HEAD_DIM + column, sum, total.y);
+    }
+    return sum;
+}
+
+__device__ __forceinline__ void write_output(const Sum& sum, const Unit& unit, int query, bf16* output,
+                                             int output_stride) {
+    const float inverse = 1.0f / sum.total;
+    const int number = unit.task.query_first + query;
+    bf16* to = output + (long long)(unit.task.row_first + number / GROUP) * output_stride
+        + (unit.head * GROUP + number % GROUP) * HEAD_DIM;
+#pragma unroll
+    for (int part = 0; part < LANE_PARTS; ++part) {
+        const int column = threadIdx.x % 32 * 4 + part * 128;
+        if (column < HEAD_DIM) store4(to + column, sum.values[part], inverse);
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2)
+__device__ __forceinline__ void write_partial(const Sum& sum, float largest, int query, float* partial) {
+#pragma unroll
+    for (int part = 0; part < LANE_PARTS; ++part) {
+        const int column = threadIdx.x % 32 * 4 + part * 128;
+        if (column < HEAD_DIM)
+            __stcg(reinterpret_cast<float4*>(partial + query * HEAD_DIM + column), sum.values[part]);
+    }
+    if (threadIdx.x % 32 == 0)
+        __stcg(reinterpret_cast<float2*>(partial + QUERY_TILE * HEAD_DIM + 2 * query),
+               make_float2(largest, sum.total));
+}
+
+// Counts a result that is written; true for the last one of its group, who then sees all of them.
+__device__ __forceinline__ bool arrives_last(u32* counter, int members) {
+    u32 before = 0;
+    __threadfence();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) before = atomicInc(counter, members - 1);
+    before = __shfl_sync(~0u, before, 0);
+    __threadfence();
+    return before == members - 1;
+}
+
+// From the unit's span, whose result is written, up through groups of spans, as far as this warp is the last one.
+__device__ void put_spans_together(const Unit& unit, float* partials, u32* arrivals, int kv_heads, bf16* output,
+                                   int output_stride) {
+    const int stride = kv_heads * PARTIAL;
+    int index = unit.task.span, count = unit.task.span_count;
+    float* results = partials + ((long long)unit.task.slot_first * kv_heads + unit.head) * PARTIAL;
+    u32* counters = arrivals + (long long)unit.task.counter_first * kv_heads + unit.head;
+    while (true) {
+        const int group = index / FAN_IN, groups = (count + FAN_IN - 1) / FAN_IN;
+        const int members = min(FAN_IN, count - group * FAN_IN);
+        if (!arrives_last(counters + group * kv_heads, members)) return;
+        const float* first = results + (long long)group * FAN_IN * stride;
+        results += (long long)count * stride;
+#pragma unroll 2
+        for (int query = 0; query < unit.task.query_count; ++query) {
+            float largest;
+            const Sum sum = put_together<FAN_IN>(
+                members, largest,
+                [&](int i, int column) {
+                    const float* from = first + (long long)i * stride + query * HEAD_DIM + column;
+                    return __ldcg(reinterpret_cast<const float4*>(from));
+                },
+                [&](int i) {
+                    const float* from = first + (long long)i * stride + QUERY_TILE * HEAD_DIM + 2 * query;
+                    return __ldcg(reinterpret_cast<const float2*>(from));
+                });
+            if (groups == 1) write_output(sum, unit, query, output, output_stride);
+            else write_partial(sum, largest, query, results + (long long)group * stride);
+        }
+        if (groups == 1) return;
+        counters += groups * kv_heads;
+        index = group;
+        count = groups;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
 attention_decode(const bf16* __restrict__ queries, int query_stride, const bf16* __restrict__ keys,
                  const bf16* __restrict__ values, const int* __restrict__ block_tables,
                  const Task* __restrict__ tasks, const int* __restrict__ task_count, float* partials, u32* arrivals,
@@ -335,37 +415,49 @@ attention_decode(const bf16* __restrict__ queries, int query_stride, const bf16*
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     float* merged = reinterpret_cast<float*>(shared + WARPS * STAGES * STAGE_BYTES);
     float2* stats = reinterpret_cast<float2*>(merged + WARPS * QUERY_TILE * MERGE_ROW);
-    int* is_last = reinterpret_cast<int*>(stats + WARPS * QUERY_TILE);
+    // Warps that left their result of the unit at hand, and units of this block that are done.
+    int* arrived = reinterpret_cast<int*>(stats + WARPS * QUERY_TILE);
+    volatile int* done = arrived + 1;
     const u32 ring = (u32)__cvta_generic_to_shared(shared) + warp * STAGES * STAGE_BYTES;
+    const char* key_bytes = reinterpret_cast<const char*>(keys);
+    const char* value_bytes = reinterpret_cast<const char*>(values);
 
     let_next_kernel_start();
     const int units = __ldg(task_count) * kv_heads;
-    Loader loader{tasks, block_tables, reinterpret_cast<const char*>(keys), reinterpret_cast<const char*>(values),
-                  kv_heads, (int)blockIdx.x, units, 0, 0, 0, 0, 0, 0};
-    loader.open();
-#pragma unroll
-    for (int stage = 0; stage < STAGES - 1; ++stage) loader.load(ring + stage * STAGE_BYTES);
+    const auto task_of = [&](int unit) { return unit < units ? read_task(tasks, unit / kv_heads) : Task{}; };
+    const int grid = gridDim.x;
+    int number = blockIdx.x;
+    Unit unit = open(task_of(number), number % kv_heads, 0, block_tables);
+    Unit next = open(task_of(number + grid), (number + grid) % kv_heads, unit.task.page_count % WARPS, block_tables);
+    if (threadIdx.x == 0) *arrived = *done = 0;
+    __syncthreads();
+
+    // Pages of this unit and of the next whose copies were started; the ring holds those that are not yet used.
+    int loaded = 0, loaded_next = 0, waiting = 0, load_stage = 0, use_stage = 0;
+    const auto load_more = [&]() {
+        while (waiting < STAGES && (loaded < unit.pages || loaded_next < next.pages)) {
+            const u32 to = ring + load_stage * STAGE_BYTES;
+            if (loaded < unit.pages) load_page(to, unit, loaded++, key_bytes, value_bytes, kv_heads);
+            else load_page(to, next, loaded_next++, key_bytes, value_bytes, kv_heads);
+            load_stage = load_stage == STAGES - 1 ? 0 : load_stage + 1;
+            waiting += 1;
+        }
+    };
+    load_more();
     wait_for_previous_kernel();
+    Fragments fragments, next_fragments;
+    load_queries(fragments, unit, queries, query_stride);
 
-    int stage = 0;
-    for (int unit = blockIdx.x; unit < units; unit += gridDim.x) {
-        const int head = unit % kv_heads;
-        const Task task = read_task(tasks, unit / kv_heads);
-
-        u32 fragments[TILES][STEPS][2];
+    for (int turn = 0; number < units; ++turn, number += grid) {
+        const Task task_after = task_of(number + 2 * grid);
+        load_queries(next_fragments, next, queries, query_stride);
+        const Task& task = unit.task;
+        const int lowest = task.position_first + task.query_first / GROUP;
+        const int highest = task.position_first + (task.query_first + task.query_count - 1) / GROUP;
         int positions[TILES][2];
         State state;
 #pragma unroll
         for (int tile = 0; tile < TILES; ++tile) {
-            const int column = tile * 8 + lane / 4, query = task.query_first + column;
-            const bf16* from = queries + (long long)(task.row_first + query / GROUP) * query_stride
-                + (head * GROUP + query % GROUP) * HEAD_DIM + lane % 4 * 2;
-#pragma unroll
-            for (int step = 0; step < STEPS; ++step)
-#pragma unroll
-                for (int half = 0; half < 2; ++half)
-                    fragments[tile][step][half] = column < task.query_count
-                        ? *reinterpret_cast<const u32*>(from + step * 16 + half * 8) : 0;
 #pragma unroll
             for (int t = 0; t < 2; ++t) {
                 positions[tile][t] = task.position_first + (task.query_first + tile * 8 + lane % 4 * 2 + t) / GROUP;
@@ -377,86 +469,85 @@ attention_decode(const bf16* __restrict__ queries, int query_stride, const bf16*
 #pragma unroll
                 for (int i = 0; i < 4; ++i) state.output[tile][step][i] = 0.0f;
         }
-        const int lowest = task.position_first + task.query_first / GROUP;
-        const int highest = task.position_first + (task.query_first + task.query_count - 1) / GROUP;
 
-        for (int page = warp; page < task.page_count; page += WARPS) {
-            loader.load(ring + (stage == 0 ? STAGES - 1 : stage - 1) * STAGE_BYTES);
-            asm volatile("cp.async.wait_group %0;" :: "n"(STAGES - 1) : "memory");
+        for (int index = 0; index < unit.pages; ++index) {
+            load_more();
+            if (waiting == STAGES) asm volatile("cp.async.wait_group %0;" :: "n"(STAGES - 1) : "memory");
+            else asm volatile("cp.async.wait_all;" ::: "memory");
             __syncwarp();
-            const int start = (task.page_first + page) * BLOCK_TOKENS;
+            const int start = (task.page_first + unit.place + index * WARPS) * BLOCK_TOKENS;
             const bool masked = start + BLOCK_TOKENS - 1 > lowest || (window > 0 && start <= highest - window);
-            attend(state, fragments, ring + stage * STAGE_BYTES, start, masked, positions, window, scale, softcap);
+            attend(state, fragments, ring + use_stage * STAGE_BYTES, start, masked, positions, window, scale, softcap);
             __syncwarp();
-            stage = stage == STAGES - 1 ? 0 : stage + 1;
+            use_stage = use_stage == STAGES - 1 ? 0 : use_stage + 1;
+            waiting -= 1;
+        }
+        load_more();
+
+        if (unit.pages > 0) {
+            // Those of the unit before are read by now, or soon.
+            while (*done != turn) {}
+            __threadfence_block();
+#pragma unroll
+            for (int tile = 0; tile < TILES; ++tile)
+#pragma unroll
+                for (int t = 0; t < 2; ++t) {
+                    const int row = unit.place * QUERY_TILE + tile * 8 + lane % 4 * 2 + t;
+                    float* to = merged + row * MERGE_ROW + lane / 4;
+#pragma unroll
+                    for (int step = 0; step < STEPS; ++step) {
+                        to[step * 16] = state.output[tile][step][t];
+                        to[step * 16 + 8] = state.output[tile][step][t + 2];
+                    }
+                    float sum = state.sum[tile][t];
+                    sum += __shfl_xor_sync(~0u, sum, 4);
+                    sum += __shfl_xor_sync(~0u, sum, 8);
+                    sum += __shfl_xor_sync(~0u, sum, 16);
+                    if (lane < 4) stats[row] = make_float2(state.largest[tile][t], sum);
+                }
+            __threadfence_block();
+            __syncwarp();
+            const int members = min(WARPS, task.page_count);
+            int before = lane == 0 ? atomicAdd(arrived, 1) : 0;
+            before = __shfl_sync(~0u, before, 0);
+            if (before == members - 1) {
+                __threadfence_block();
+                const long long slot = (long long)(task.slot_first + task.span) * kv_heads + unit.head;
+                for (int query = 0; query < task.query_count; ++query) {
+                    float largest;
+                    const Sum sum = put_together<WARPS>(
+                        members, largest,
+                        [&](int i, int column) {
+                            const float* from = merged + (i * QUERY_TILE + query) * MERGE_ROW + column;
+                            return *reinterpret_cast<const float4*>(from);
+                        },
+                        [&](int i) { return stats[i * QUERY_TILE + query]; });
+                    if (task.span_count == 1) write_output(sum, unit, query, output, output_stride);
+                    else write_partial(sum, largest, query, partials + slot * PARTIAL);
+                }
+                __syncwarp();
+                if (lane == 0) {
+                    *arrived = 0;
+                    __threadfence_block();
+                    *done = turn + 1;
+                }
+                __syncwarp();
+                if (task.span_count > 1)
+                    put_spans_together(unit, partials, arrivals, kv_heads, output, output_stride);
+            }
         }
 
-        // The warps' results side by side, once nobody reads those of the unit before.
-        __syncthreads();
+        const int rotation = (next.rotation + next.task.page_count) % WARPS;
+        unit = next;
+        next = open(task_after, (number + 2 * grid) % kv_heads, rotation, block_tables);
+        loaded = loaded_next;
+        loaded_next = 0;
 #pragma unroll
         for (int tile = 0; tile < TILES; ++tile)
 #pragma unroll
-            for (int t = 0; t < 2; ++t) {
-                const int column = tile * 8 + lane % 4 * 2 + t;
-                float* to = merged + (warp * QUERY_TILE + column) * MERGE_ROW + lane / 4;
+            for (int step = 0; step < STEPS; ++step)
 #pragma unroll
-                for (int step = 0; step < STEPS; ++step) {
-                    to[step * 16] = state.output[tile][step][t];
-                    to[step * 16 + 8] = state.output[tile][step][t + 2];
-                }
-                float sum = state.sum[tile][t];
-                sum += __shfl_xor_sync(~0u, sum, 4);
-                sum += __shfl_xor_sync(~0u, sum, 8);
-                sum += __shfl_xor_sync(~0u, sum, 16);
-                if (lane < 4) stats[warp * QUERY_TILE + column] = make_float2(state.largest[tile][t], sum);
-            }
-        __syncthreads();
-        const bool whole = task.span_count == 1;
-        const long long slot = (long long)task.slot_first * kv_heads + head;
-        const int stride = kv_heads * PARTIAL;
-        float* partial = partials + slot * PARTIAL + (long long)task.span * stride;
-        for (int item = threadIdx.x; item < task.query_count * (HEAD_DIM / 4); item += THREADS) {
-            const int query = item / (HEAD_DIM / 4), column = item % (HEAD_DIM / 4) * 4;
-            float largest = NOTHING;
-#pragma unroll
-            for (int other = 0; other < WARPS; ++other)
-                largest = fmaxf(largest, stats[other * QUERY_TILE + query].x);
-            const float base = largest == NOTHING ? 0.0f : largest;
-            float total = 0.0f;
-            float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll
-            for (int other = 0; other < WARPS; ++other) {
-                const float2 stat = stats[other * QUERY_TILE + query];
-                const float factor = exp2_fast(stat.x - base);
-                total = fmaf(stat.y, factor, total);
-                add(sum, *reinterpret_cast<const float4*>(merged + (other * QUERY_TILE + query) * MERGE_ROW + column),
-                    factor);
-            }
-            if (whole) {
-                const long long row = task.row_first + (task.query_first + query) / GROUP;
-                const int query_head = head * GROUP + (task.query_first + query) % GROUP;
-                store4(output + row * output_stride + query_head * HEAD_DIM + column, sum, 1.0f / total);
-            } else {
-                __stcg(reinterpret_cast<float4*>(partial + query * HEAD_DIM + column), sum);
-                if (column == 0)
-                    __stcg(reinterpret_cast<float2*>(partial + QUERY_TILE * HEAD_DIM + 2 * query),
-                           make_float2(largest, total));
-            }
-        }
-        if (!whole) {
-            __threadfence();
-            __syncthreads();
-            if (threadIdx.x == 0) {
-                u32* counter = arrivals + (long long)task.counter * kv_heads + head;
-                *is_last = atomicInc(counter, task.span_count - 1) == task.span_count - 1;
-            }
-            __syncthreads();
-            if (*is_last) {
-                __threadfence();
-                combine(partials + slot * PARTIAL, task.span_count, stride, task.query_count, stats, task, head, output,
-                        output_stride);
-            }
-        }
+                for (int half = 0; half < 2; ++half)
+                    fragments[tile][step][half] = next_fragments[tile][step][half];
     }
-    asm volatile("cp.async.wait_all;" ::: "memory");
 }

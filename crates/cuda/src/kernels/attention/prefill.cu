@@ -10,7 +10,8 @@
 // blocks a multiprocessor hide each other's softmax.
 //
 // Macros: HEAD_DIM (a multiple of 16), GROUP (query heads a key-value head). Optional: WARPS and ROW_TILES (8 and 1 for
-// heads wider than 128, else 4 and 2), KEY_TILE (64: keys of a tile).
+// heads wider than 128, else 4 and 2), KEY_TILE (keys of a tile: 32 for
+// heads of 96 and 128, else 64).
 //
 // Arguments of attention_prefill:
 //   queries         bf16, head h of row r at queries + r * query_stride + h * HEAD_DIM
@@ -37,7 +38,7 @@
 #define ROW_TILES (HEAD_DIM > 128 ? 1 : 2)
 #endif
 #ifndef KEY_TILE
-#define KEY_TILE 64
+#define KEY_TILE (HEAD_DIM > 80 && HEAD_DIM <= 128 ? 32 : 64)
 #endif
 
 typedef __nv_bfloat16 bf16;
@@ -126,13 +127,15 @@ __device__ __forceinline__ void multiply(float (&c)[4], const u32 (&a)[4], u32 b
 }
 
 // Starts the copy of a tile of keys or values; each of the first lanes of a warp holds the block of one of its pages.
-__device__ __forceinline__ void copy_tile(u32 to, const bf16* pool, int block, int head, int kv_heads, int rows) {
+// Rows outside of the sequence's pages become zeros: zero times what lies there is not always zero.
+__device__ __forceinline__ void copy_tile(u32 to, const bf16* pool, int block, int head, int kv_heads, int begin,
+                                          int end) {
 #pragma unroll
     for (int part = 0; part < KEY_TILE * CHUNKS / THREADS; ++part) {
         const int chunk = part * THREADS + threadIdx.x, row = chunk / CHUNKS, column = chunk % CHUNKS;
         const long long page = (long long)__shfl_sync(~0u, block, row / BLOCK_TOKENS) * kv_heads + head;
         const bf16* from = pool + (page * BLOCK_TOKENS + row % BLOCK_TOKENS) * HEAD_DIM + column * 8;
-        copy_chunk(to + row * ROW_BYTES + column * 16, from, row < rows);
+        copy_chunk(to + row * ROW_BYTES + column * 16, from, row >= begin && row < end);
     }
 }
 
@@ -156,7 +159,9 @@ attention_prefill(const bf16* __restrict__ queries, int query_stride, const bf16
     const bool is_shared_out = units > gridDim.x;
     wait_for_previous_kernel();
 
-    for (int unit = blockIdx.x; unit < units;) {
+    // Two blocks of a multiprocessor begin with a long and a short unit.
+    const int half = gridDim.x / 2;
+    for (int unit = blockIdx.x < half ? blockIdx.x : gridDim.x - 1 - (blockIdx.x - half); unit < units;) {
         const int head = unit % kv_heads;
         const int4* words = reinterpret_cast<const int4*>(tasks + unit / kv_heads);
         const int4 rows = __ldg(words), place = __ldg(words + 1);
@@ -165,13 +170,16 @@ attention_prefill(const bf16* __restrict__ queries, int query_stride, const bf16
         const int lowest = position_first + query_first / GROUP;
         const int highest = position_first + (query_first + query_count - 1) / GROUP;
         const int key_end = highest + 1;
-        const int tile_first = window > 0 && lowest >= window ? (lowest - window + 1) / KEY_TILE : 0;
+        // Pages before the first that any of its queries sees may be gone.
+        const int page_first = window > 0 && lowest >= window ? (lowest - window + 1) / BLOCK_TOKENS : 0;
+        const int key_begin = page_first * BLOCK_TOKENS, tile_first = page_first / TILE_BLOCKS;
         int tile = highest / KEY_TILE;
 
         // The blocks of a tile, one a lane, read well before they are needed.
         const auto blocks_of = [&](int tile) {
             const int page = tile * TILE_BLOCKS + lane;
-            return tile >= tile_first && lane < TILE_BLOCKS && page * BLOCK_TOKENS < key_end ? __ldg(table + page) : 0;
+            const bool present = page >= page_first && lane < TILE_BLOCKS && page * BLOCK_TOKENS < key_end;
+            return present ? __ldg(table + page) : 0;
         };
         int block = blocks_of(tile), next_block = blocks_of(tile - 1);
 
@@ -184,7 +192,7 @@ attention_prefill(const bf16* __restrict__ queries, int query_stride, const bf16
             const bool present = row < query_count;
             copy_chunk(query_tile + row * ROW_BYTES + column * 16, present ? from : queries, present);
         }
-        copy_tile(key_tile, keys, block, head, kv_heads, key_end - tile * KEY_TILE);
+        copy_tile(key_tile, keys, block, head, kv_heads, key_begin - tile * KEY_TILE, key_end - tile * KEY_TILE);
 
         float sums[ROW_TILES][HEAD_DIM / 8][4];
         float largest[ROW_TILES][2], total[ROW_TILES][2];
@@ -209,7 +217,7 @@ attention_prefill(const bf16* __restrict__ queries, int query_stride, const bf16
             finish_copies();
             if (is_first && is_shared_out && threadIdx.x == 0) next_unit = gridDim.x + atomicAdd(counters, 1u);
             is_first = false;
-            copy_tile(value_tile, values, block, head, kv_heads, key_end - tile * KEY_TILE);
+            copy_tile(value_tile, values, block, head, kv_heads, key_begin - tile * KEY_TILE, key_end - tile * KEY_TILE);
 
             float scores[ROW_TILES][KEY_TILE / 8][4] = {};
 #pragma unroll
@@ -230,11 +238,12 @@ attention_prefill(const bf16* __restrict__ queries, int query_stride, const bf16
             }
 
             finish_copies();
+            const int start = tile * KEY_TILE;
             block = next_block;
             next_block = blocks_of(tile - 2);
-            if (tile > tile_first) copy_tile(key_tile, keys, block, head, kv_heads, KEY_TILE);
+            if (tile > tile_first)
+                copy_tile(key_tile, keys, block, head, kv_heads, key_begin - start + KEY_TILE, KEY_TILE);
 
-            const int start = tile * KEY_TILE;
             const bool is_masked = start + KEY_TILE - 1 > lowest || (window > 0 && start <= highest - window);
 #pragma unroll
             for (int i = 0; i < ROW_TILES; ++i) {
