@@ -10,10 +10,9 @@
 //   output^T [HEAD_DIM x 8 queries]    += values^T [HEAD_DIM x 16] * weights^T
 // Each warp walks every WARPS-th page of a unit with a ring of pages of its own, which runs ahead into the next unit. No
 // barrier joins the warps: each leaves its result in shared memory, and the last one puts them together, so that a warp
-// can be almost a unit ahead of another and copies never pause. The spans of a tile are put together in groups of eight,
+// can be almost a unit ahead of another and copies never pause. The spans of a tile are put together in groups of 16,
 // groups of groups after them, each by the warp that arrives last. Who computes and who puts together changes nothing:
-// spans are cut by the sequence's own length alone and every sum has a fixed order, so the result of a row does not
-// depend on the other sequences of the step, to the bit.
+// every sum has a fixed order, so the result of a row depends on its own sequence and on where its spans were cut.
 //
 // Macros: HEAD_DIM (a multiple of 16), GROUP (query heads a key-value head). Optional: WARPS (8, or 4 for heads wider
 // than 128), STAGES (2: pages of a warp's ring), QUERY_TILE (queries of a task: 16 for groups of more than 8 and heads of
@@ -31,7 +30,7 @@
 //   window          positions seen, the row's own included; 0: all
 //   scale, softcap  score = scale * dot, then softcap * tanh(score / softcap) if softcap > 0
 // Launch: any grid (as many blocks as fit at once), WARPS * 32 threads, dynamic shared memory
-//   WARPS * (STAGES * 2 * 16 * (2 * HEAD_DIM + 16) + QUERY_TILE * (4 * HEAD_DIM + 24)) + 16 bytes.
+//   WARPS * (STAGES * 2 * 16 * (2 * HEAD_DIM + 16) + QUERY_TILE * (4 * HEAD_DIM + 24)) + 32 bytes.
 // Programmatic dependent launch: pages of positions before the step's own are read before the previous kernel ends.
 //
 // Papers: Milakov and Gimelshein 2018 (running softmax), Dao et al. 2022 and 2023 (FlashAttention, split over keys),
@@ -78,7 +77,7 @@ constexpr int ROW_BYTES = 2 * HEAD_DIM + 16;
 constexpr int PAGE_BYTES = BLOCK_TOKENS * ROW_BYTES;
 constexpr int STAGE_BYTES = 2 * PAGE_BYTES;
 constexpr int MERGE_ROW = HEAD_DIM + 4;
-constexpr int FAN_IN = 8;  // spans, or groups of them, that are put together at once
+constexpr int FAN_IN = 16;  // spans, or groups of them, that are put together at once
 constexpr int LANE_PARTS = (HEAD_DIM + 127) / 128;  // of a lane in a query's result, each of four values
 constexpr int PARTIAL = QUERY_TILE * (HEAD_DIM + 2);
 constexpr float LOG2_E = 1.4426950408889634f;
@@ -146,6 +145,25 @@ __device__ __forceinline__ Task read_task(const Task* tasks, int index) {
     const int4* words = reinterpret_cast<const int4*>(tasks + index);
     int4 rows = __ldg(words), pages = __ldg(words + 1), place = __ldg(words + 2);
     return Task{rows.x, rows.y, rows.z, rows.w, pages.x, pages.y, pages.z, pages.w, place.x, place.y, place.z, place.w};
+}
+
+// Barriers in shared memory order what the warps of a block leave each other, at less cost than a fence, which would also
+// wait for copies from global memory.
+__device__ __forceinline__ void barrier_init(u32 barrier, int count) {
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" :: "r"(barrier), "r"(count) : "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive(u32 barrier) {
+    asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" :: "r"(barrier) : "memory");
+}
+
+__device__ __forceinline__ void barrier_wait(u32 barrier, int parity) {
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 "again:\n"
+                 "mbarrier.test_wait.parity.shared.b64 done, [%0], %1;\n"
+                 "@!done bra again;\n"
+                 "}" :: "r"(barrier), "r"(parity) : "memory");
 }
 
 // A unit and what one warp does of it: the pages place, place + WARPS, ...
@@ -233,7 +251,7 @@ __device__ __forceinline__ void attend(State& state, const Fragments& queries, u
             multiply(scores, matrix, queries[tile][step][0], queries[tile][step][1]);
         }
     }
-    const float factor = softcap > 0.0f ? LOG2_E : scale * LOG2_E;
+    const float factor = softcap > 0.0f ? LOG2_E : scale * LOG2_E, cap_factor = scale / softcap;
     u32 weights[TILES][2];
     bool grows = false;
     float shrink[TILES][2];
@@ -244,7 +262,7 @@ __device__ __forceinline__ void attend(State& state, const Fragments& queries, u
         for (int i = 0; i < 4; ++i) scores[i] = even[tile][i] + odd[tile][i];
         if (softcap > 0.0f) {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) scores[i] = softcap * tanh_of(scores[i] * scale / softcap);
+            for (int i = 0; i < 4; ++i) scores[i] = softcap * tanh_of(scores[i] * cap_factor);
         }
         if (masked) {
 #pragma unroll
@@ -359,15 +377,14 @@ __device__ __forceinline__ void write_partial(const Sum& sum, float largest, int
                make_float2(largest, sum.total));
 }
 
-// Counts a result that is written; true for the last one of its group, who then sees all of them.
+// Counts a result that this warp has written; true for the last one of its group, who then sees all of them.
 __device__ __forceinline__ bool arrives_last(u32* counter, int members) {
     u32 before = 0;
-    __threadfence();
     __syncwarp();
-    if (threadIdx.x % 32 == 0) before = atomicInc(counter, members - 1);
-    before = __shfl_sync(~0u, before, 0);
-    __threadfence();
-    return before == members - 1;
+    if (threadIdx.x % 32 == 0)
+        asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+                     : "=r"(before) : "l"(counter), "r"(members - 1) : "memory");
+    return __shfl_sync(~0u, before, 0) == members - 1;
 }
 
 // From the unit's span, whose result is written, up through groups of spans, as far as this warp is the last one.
@@ -415,9 +432,9 @@ attention_decode(const bf16* __restrict__ queries, int query_stride, const bf16*
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     float* merged = reinterpret_cast<float*>(shared + WARPS * STAGES * STAGE_BYTES);
     float2* stats = reinterpret_cast<float2*>(merged + WARPS * QUERY_TILE * MERGE_ROW);
-    // Warps that left their result of the unit at hand, and units of this block that are done.
-    int* arrived = reinterpret_cast<int*>(stats + WARPS * QUERY_TILE);
-    volatile int* done = arrived + 1;
+    // One barrier for the warps' results of a unit, one for their having been put together, and who comes last.
+    int* arrivals_here = reinterpret_cast<int*>(stats + WARPS * QUERY_TILE) + 4;
+    const u32 written = (u32)__cvta_generic_to_shared(arrivals_here) - 16, done = written + 8;
     const u32 ring = (u32)__cvta_generic_to_shared(shared) + warp * STAGES * STAGE_BYTES;
     const char* key_bytes = reinterpret_cast<const char*>(keys);
     const char* value_bytes = reinterpret_cast<const char*>(values);
@@ -429,7 +446,11 @@ attention_decode(const bf16* __restrict__ queries, int query_stride, const bf16*
     int number = blockIdx.x;
     Unit unit = open(task_of(number), number % kv_heads, 0, block_tables);
     Unit next = open(task_of(number + grid), (number + grid) % kv_heads, unit.task.page_count % WARPS, block_tables);
-    if (threadIdx.x == 0) *arrived = *done = 0;
+    if (threadIdx.x == 0) {
+        *arrivals_here = 0;
+        barrier_init(written, WARPS);
+        barrier_init(done, 1);
+    }
     __syncthreads();
 
     // Pages of this unit and of the next whose copies were started; the ring holds those that are not yet used.
@@ -484,10 +505,9 @@ attention_decode(const bf16* __restrict__ queries, int query_stride, const bf16*
         }
         load_more();
 
+        // The results of the unit before are put together by now, or soon.
+        if (turn > 0) barrier_wait(done, (turn - 1) % 2);
         if (unit.pages > 0) {
-            // Those of the unit before are read by now, or soon.
-            while (*done != turn) {}
-            __threadfence_block();
 #pragma unroll
             for (int tile = 0; tile < TILES; ++tile)
 #pragma unroll
@@ -505,36 +525,34 @@ attention_decode(const bf16* __restrict__ queries, int query_stride, const bf16*
                     sum += __shfl_xor_sync(~0u, sum, 16);
                     if (lane < 4) stats[row] = make_float2(state.largest[tile][t], sum);
                 }
-            __threadfence_block();
-            __syncwarp();
+        }
+        __syncwarp();
+        int before = 0;
+        if (lane == 0) {
+            barrier_arrive(written);
+            before = atomicAdd(arrivals_here, 1);
+        }
+        before = __shfl_sync(~0u, before, 0);
+        if (before % WARPS == WARPS - 1) {
+            barrier_wait(written, turn % 2);
             const int members = min(WARPS, task.page_count);
-            int before = lane == 0 ? atomicAdd(arrived, 1) : 0;
-            before = __shfl_sync(~0u, before, 0);
-            if (before == members - 1) {
-                __threadfence_block();
-                const long long slot = (long long)(task.slot_first + task.span) * kv_heads + unit.head;
-                for (int query = 0; query < task.query_count; ++query) {
-                    float largest;
-                    const Sum sum = put_together<WARPS>(
-                        members, largest,
-                        [&](int i, int column) {
-                            const float* from = merged + (i * QUERY_TILE + query) * MERGE_ROW + column;
-                            return *reinterpret_cast<const float4*>(from);
-                        },
-                        [&](int i) { return stats[i * QUERY_TILE + query]; });
-                    if (task.span_count == 1) write_output(sum, unit, query, output, output_stride);
-                    else write_partial(sum, largest, query, partials + slot * PARTIAL);
-                }
-                __syncwarp();
-                if (lane == 0) {
-                    *arrived = 0;
-                    __threadfence_block();
-                    *done = turn + 1;
-                }
-                __syncwarp();
-                if (task.span_count > 1)
-                    put_spans_together(unit, partials, arrivals, kv_heads, output, output_stride);
+            const long long slot = (long long)(task.slot_first + task.span) * kv_heads + unit.head;
+#pragma unroll 2
+            for (int query = 0; query < task.query_count; ++query) {
+                float largest;
+                const Sum sum = put_together<WARPS>(
+                    members, largest,
+                    [&](int i, int column) {
+                        const float* from = merged + (i * QUERY_TILE + query) * MERGE_ROW + column;
+                        return *reinterpret_cast<const float4*>(from);
+                    },
+                    [&](int i) { return stats[i * QUERY_TILE + query]; });
+                if (task.span_count == 1) write_output(sum, unit, query, output, output_stride);
+                else write_partial(sum, largest, query, partials + slot * PARTIAL);
             }
+            __syncwarp();
+            if (lane == 0) barrier_arrive(done);
+            if (task.span_count > 1) put_spans_together(unit, partials, arrivals, kv_heads, output, output_stride);
         }
 
         const int rotation = (next.rotation + next.task.page_count) % WARPS;

@@ -6,12 +6,12 @@
 // b begins with unit b and then takes whichever is next.
 //
 // One warpgroup copies and the others compute, 64 queries each. Of the copying one, the first warp chooses units, tells
-// the others, and brings keys and values page by page, two tiles of each ahead; its other warps bring the next unit's
-// queries, whose rows are scattered. A computing warpgroup issues the scores of a tile, then the weighted sum of the
+// the others, and brings keys page by page, the second brings values, both up to two tiles ahead; the other two bring
+// the next unit's queries, whose rows are scattered. A computing warpgroup issues the scores of a tile, then the weighted sum of the
 // values of the tile before, and does the softmax of the former while the tensor cores do the latter; two warpgroups take
 // turns at issuing, so that the softmax of one falls into the products of the other.
 //
-// Macros: HEAD_DIM (64, 80, 96, 128 or 256), GROUP (query heads a key-value head). Optional: CONSUMERS (computing
+// Macros: HEAD_DIM (64, 80, 96, 128 or 256), GROUP (query heads a key-value head). Optional: CONSUMERS (2: computing
 // warpgroups: 3 for heads of 64, else 2), KEY_TILE (128; 64 for heads wider than 128), QUERY_STAGES (2; 1 for heads wider
 // than 128).
 //
@@ -35,13 +35,19 @@
 #include <cuda_bf16.h>
 
 #ifndef CONSUMERS
-#define CONSUMERS (HEAD_DIM > 64 ? 2 : 3)
+#define CONSUMERS 2
 #endif
 #ifndef KEY_TILE
 #define KEY_TILE (HEAD_DIM > 128 ? 64 : 128)
 #endif
 #ifndef QUERY_STAGES
 #define QUERY_STAGES (HEAD_DIM > 128 ? 1 : 2)
+#endif
+#ifndef STAGES
+#define STAGES 2
+#endif
+#ifndef TAKES_TURNS
+#define TAKES_TURNS (CONSUMERS == 2)
 #endif
 
 typedef __nv_bfloat16 bf16;
@@ -74,12 +80,10 @@ constexpr int COLUMN_GROUPS = (HEAD_DIM + 63) / 64;
 constexpr int QUERY_BYTES = COLUMN_GROUPS * QUERY_TILE * ROW_BYTES;
 constexpr int TILE_BYTES = COLUMN_GROUPS * KEY_TILE * ROW_BYTES;
 constexpr int PAGE_BYTES = COLUMN_GROUPS * BLOCK_TOKENS * ROW_BYTES;
-constexpr int STAGES = 2;
 constexpr int UNIT_STAGES = 2;
-constexpr int LOADERS = 96;
-constexpr int COPY_REGISTERS = CONSUMERS == 2 ? 40 : 32;
-constexpr int COMPUTE_REGISTERS = CONSUMERS == 2 ? 232 : 160;
-constexpr bool TAKES_TURNS = CONSUMERS == 2;
+constexpr int LOADERS = 64;
+constexpr int COPY_REGISTERS = CONSUMERS == 2 ? 40 : 56;
+constexpr int COMPUTE_REGISTERS = CONSUMERS == 2 ? 232 : 152;
 constexpr float LOG2_E = 1.4426950408889634f;
 // The score of a position that is not seen: minus infinity.
 #define NOTHING __int_as_float(0xff800000)
@@ -308,12 +312,46 @@ struct Arguments {
     float softcap;
 };
 
-// The first warp: chooses units and brings their keys and values.
-__device__ __forceinline__ void bring_pages(const Arguments& arguments, const Shared& shared) {
+// Brings the tiles of a unit's keys or values, from the last to the first.
+__device__ __forceinline__ void bring_tiles(const Arguments& arguments, const Unit& unit, Ring<STAGES>& ring,
+                                            const TensorMap* map, u32 tiles) {
+    const int lane = threadIdx.x % 32;
+    const int page_first = unit.page_first(arguments.window), tile_first = page_first / TILE_BLOCKS;
+    // The first rows of a tile's pages in the pool, one a lane, read a tile ahead.
+    const auto rows_of = [&](int tile) {
+        const int page = tile * TILE_BLOCKS + lane;
+        if (page < page_first || lane >= TILE_BLOCKS || page * BLOCK_TOKENS >= unit.position_end) return -1;
+        const int block = __ldg(arguments.block_tables + unit.table_first + page);
+        return (block * arguments.kv_heads + unit.head) * BLOCK_TOKENS;
+    };
+    int tile = unit.highest() / KEY_TILE;
+    int rows = rows_of(tile);
+    for (; tile >= tile_first; --tile) {
+        const int next_rows = rows_of(tile - 1);
+        const int bytes = __popc(__ballot_sync(~0u, rows >= 0)) * PAGE_BYTES;
+        ring.wait_empty();
+        if (lane == 0) barrier_arrive_expecting(ring.full(), bytes);
+        __syncwarp();
+#pragma unroll
+        for (int page = 0; page < TILE_BLOCKS; ++page) {
+            const int row = __shfl_sync(~0u, rows, page);
+            if (lane != 0 || row < 0) continue;
+            const u32 to = tiles + ring.stage * TILE_BYTES + page * BLOCK_TOKENS * ROW_BYTES;
+#pragma unroll
+            for (int group = 0; group < COLUMN_GROUPS; ++group)
+                copy_page(to + group * KEY_TILE * ROW_BYTES, map, group * 64, row, ring.full());
+        }
+        ring.advance();
+        rows = next_rows;
+    }
+}
+
+// The first warp: chooses units and brings their keys.
+__device__ __forceinline__ void bring_keys(const Arguments& arguments, const Shared& shared) {
     const int lane = threadIdx.x % 32, kv_heads = arguments.kv_heads;
     const int units = __ldg(arguments.task_count) * kv_heads;
     const bool is_shared_out = units > gridDim.x;
-    Ring<STAGES> key_ring(shared.key_barriers()), value_ring(shared.value_barriers());
+    Ring<STAGES> key_ring(shared.key_barriers());
     Ring<UNIT_STAGES> unit_ring(shared.unit_barriers());
     asm volatile("griddepcontrol.wait;" ::: "memory");
     for (int number = blockIdx.x;;) {
@@ -333,42 +371,10 @@ __device__ __forceinline__ void bring_pages(const Arguments& arguments, const Sh
         }
         unit_ring.advance();
         if (number >= units) break;
-        const Unit unit{rows.x, rows.y, rows.z, rows.w, place.x, place.y, place.z, place.w};
         int next = units;
         if (is_shared_out && lane == 0) next = gridDim.x + atomicAdd(arguments.counters, 1u);
-
-        const int page_first = unit.page_first(arguments.window), tile_first = page_first / TILE_BLOCKS;
-        // The blocks of a tile, one a lane, read a tile ahead.
-        const auto blocks_of = [&](int tile) {
-            const int page = tile * TILE_BLOCKS + lane;
-            const bool present = page >= page_first && lane < TILE_BLOCKS && page * BLOCK_TOKENS < unit.position_end;
-            return present ? __ldg(arguments.block_tables + unit.table_first + page) : -1;
-        };
-        int tile = unit.highest() / KEY_TILE;
-        int blocks = blocks_of(tile);
-        for (; tile >= tile_first; --tile) {
-            const int next_blocks = blocks_of(tile - 1);
-            const int bytes = __popc(__ballot_sync(~0u, blocks >= 0)) * PAGE_BYTES;
-            const auto bring = [&](Ring<STAGES>& ring, const TensorMap* map, u32 tiles) {
-                ring.wait_empty();
-                if (lane == 0) barrier_arrive_expecting(ring.full(), bytes);
-                __syncwarp();
-#pragma unroll
-                for (int page = 0; page < TILE_BLOCKS; ++page) {
-                    const int block = __shfl_sync(~0u, blocks, page);
-                    if (lane != 0 || block < 0) continue;
-                    const u32 to = tiles + ring.stage * TILE_BYTES + page * BLOCK_TOKENS * ROW_BYTES;
-                    const int row = (block * kv_heads + unit.head) * BLOCK_TOKENS;
-#pragma unroll
-                    for (int group = 0; group < COLUMN_GROUPS; ++group)
-                        copy_page(to + group * KEY_TILE * ROW_BYTES, map, group * 64, row, ring.full());
-                }
-                ring.advance();
-            };
-            bring(key_ring, arguments.keys, shared.keys);
-            bring(value_ring, arguments.values, shared.values);
-            blocks = next_blocks;
-        }
+        const Unit unit{rows.x, rows.y, rows.z, rows.w, place.x, place.y, place.z, place.w};
+        bring_tiles(arguments, unit, key_ring, arguments.keys, shared.keys);
         number = __shfl_sync(~0u, next, 0);
     }
     // The last block to leave makes the counters ready for the next launch.
@@ -378,9 +384,24 @@ __device__ __forceinline__ void bring_pages(const Arguments& arguments, const Sh
     }
 }
 
-// The other copying warps: bring the queries of the units.
+// The second warp: brings the values of the units.
+__device__ __forceinline__ void bring_values(const Arguments& arguments, const Shared& shared) {
+    Ring<STAGES> value_ring(shared.value_barriers());
+    Ring<UNIT_STAGES> unit_ring(shared.unit_barriers());
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    while (true) {
+        unit_ring.wait_full();
+        const Unit unit = shared.unit(unit_ring.stage);
+        unit_ring.release();
+        unit_ring.advance();
+        if (!unit.present) return;
+        bring_tiles(arguments, unit, value_ring, arguments.values, shared.values);
+    }
+}
+
+// The last two copying warps: bring the queries of the units.
 __device__ __forceinline__ void bring_queries(const Arguments& arguments, const Shared& shared) {
-    const int thread = threadIdx.x - 32;
+    const int thread = threadIdx.x - 64;
     Ring<UNIT_STAGES> unit_ring(shared.unit_barriers());
     Ring<QUERY_STAGES> query_ring(shared.query_barriers());
     asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -412,8 +433,8 @@ __device__ __forceinline__ void bring_queries(const Arguments& arguments, const 
 __device__ __forceinline__ void compute(const Arguments& arguments, const Shared& shared) {
     const int group = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, lane = threadIdx.x % 32;
     const int window = arguments.window;
-    const float scale = arguments.scale, softcap = arguments.softcap;
-    const float factor = softcap > 0.0f ? LOG2_E : scale * LOG2_E;
+    const float softcap = arguments.softcap, cap_factor = arguments.scale / softcap;
+    const float factor = softcap > 0.0f ? LOG2_E : arguments.scale * LOG2_E;
     Ring<STAGES> key_ring(shared.key_barriers()), value_ring(shared.value_barriers());
     Ring<QUERY_STAGES> query_ring(shared.query_barriers());
     Ring<UNIT_STAGES> unit_ring(shared.unit_barriers());
@@ -483,7 +504,7 @@ __device__ __forceinline__ void compute(const Arguments& arguments, const Shared
             const int start = tile * KEY_TILE;
             if (softcap > 0.0f) {
 #pragma unroll
-                for (int i = 0; i < KEY_TILE / 2; ++i) scores[i] = softcap * tanh_of(scores[i] * scale / softcap);
+                for (int i = 0; i < KEY_TILE / 2; ++i) scores[i] = softcap * tanh_of(scores[i] * cap_factor);
             }
             if (start + KEY_TILE - 1 > lowest || (window > 0 && start <= highest - window)) {
 #pragma unroll
@@ -537,10 +558,10 @@ __device__ __forceinline__ void compute(const Arguments& arguments, const Shared
         soften(tile_last);
         pack_weights();
 
+        if (tile_last > tile_first) key_ring.wait_full();
+        value_ring.wait_full();
+        clear_values_outside(tile_last);
         for (int tile = tile_last - 1; tile >= tile_first; --tile) {
-            key_ring.wait_full();
-            value_ring.wait_full();
-            clear_values_outside(tile + 1);
             wait_for_turn();
             hold(sums);
             hold(weights);
@@ -553,19 +574,24 @@ __device__ __forceinline__ void compute(const Arguments& arguments, const Shared
             key_ring.release();
             key_ring.advance();
             soften(tile);
+            // That the next tiles are there is asked here, since the compiler moves the wait for the sums to the front of
+            // the softmax unless there is a loop between them.
+            Ring<STAGES> next_values = value_ring;
+            next_values.advance();
+            if (tile > tile_first) key_ring.wait_full();
+            next_values.wait_full();
             products_wait<0>();
             hold(sums);
             hold(weights);
             value_ring.release();
             value_ring.advance();
+            clear_values_outside(tile);
 #pragma unroll
             for (int i = 0; i < HEAD_DIM / 2; ++i) sums[i] *= shrink[i / 2 % 2];
             pack_weights();
         }
         query_ring.release();
         query_ring.advance();
-        value_ring.wait_full();
-        clear_values_outside(tile_first);
         hold(sums);
         hold(weights);
         products_begin();
@@ -618,7 +644,7 @@ attention_prefill_hopper(const bf16* __restrict__ queries, int query_stride, con
         init_ring<STAGES>(shared.key_barriers(), 1, CONSUMERS * 4);
         init_ring<STAGES>(shared.value_barriers(), 1, CONSUMERS * 4);
         init_ring<QUERY_STAGES>(shared.query_barriers(), LOADERS, CONSUMERS * 4);
-        init_ring<UNIT_STAGES>(shared.unit_barriers(), 1, CONSUMERS * 4 + LOADERS / 32);
+        init_ring<UNIT_STAGES>(shared.unit_barriers(), 1, CONSUMERS * 4 + 1 + LOADERS / 32);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         asm volatile("prefetch.tensormap [%0];" :: "l"(&keys) : "memory");
         asm volatile("prefetch.tensormap [%0];" :: "l"(&values) : "memory");
@@ -626,7 +652,8 @@ attention_prefill_hopper(const bf16* __restrict__ queries, int query_stride, con
     __syncthreads();
     if (threadIdx.x < 128) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(COPY_REGISTERS));
-        if (threadIdx.x < 32) bring_pages(arguments, shared);
+        if (threadIdx.x < 32) bring_keys(arguments, shared);
+        else if (threadIdx.x < 64) bring_values(arguments, shared);
         else bring_queries(arguments, shared);
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(COMPUTE_REGISTERS));
