@@ -7,7 +7,7 @@
 //
 // One warpgroup copies and the others compute, 64 queries each. Of the copying one, the first warp chooses units, tells
 // the others, and brings keys page by page, the second brings values, both up to two tiles ahead; the other two bring
-// the next unit's queries, whose rows are scattered. A computing warpgroup issues the scores of a tile, then the weighted sum of the
+// the queries of the unit after, whose rows are scattered. A computing warpgroup issues the scores of a tile, then the weighted sum of the
 // values of the tile before, and does the softmax of the former while the tensor cores do the latter; two warpgroups take
 // turns at issuing, so that the softmax of one falls into the products of the other.
 //
@@ -27,7 +27,7 @@
 //   window          positions seen, the row's own included; 0: all
 //   scale, softcap  score = scale * dot, then softcap * tanh(score / softcap) if softcap > 0
 // Launch: any grid (one block a multiprocessor), (CONSUMERS + 1) * 128 threads, dynamic shared memory
-//   1280 + 128 * ceil(HEAD_DIM / 64) * (QUERY_STAGES * 64 * CONSUMERS + 4 * KEY_TILE) bytes.
+//   1280 + 128 * ceil(HEAD_DIM / 64) * (QUERY_STAGES * 64 * CONSUMERS + (KEY_STAGES + VALUE_STAGES) * KEY_TILE) bytes.
 //
 // Papers: Shah et al. 2024 (FlashAttention-3: roles of warpgroups, turns, softmax under products), Dao 2023, Milakov and
 // Gimelshein 2018 (running softmax), Kwon et al. 2023 (pages), Ainslie et al. 2023 (grouped heads).
@@ -43,8 +43,11 @@
 #ifndef QUERY_STAGES
 #define QUERY_STAGES (HEAD_DIM > 128 ? 1 : 2)
 #endif
-#ifndef STAGES
-#define STAGES 2
+#ifndef KEY_STAGES
+#define KEY_STAGES 2
+#endif
+#ifndef VALUE_STAGES
+#define VALUE_STAGES (HEAD_DIM > 128 ? 2 : 3)
 #endif
 #ifndef TAKES_TURNS
 #define TAKES_TURNS (CONSUMERS == 2)
@@ -286,9 +289,9 @@ struct Shared {
     u32 queries, keys, values, barriers;
     int4* units;
     __device__ u32 key_barriers() const { return barriers; }
-    __device__ u32 value_barriers() const { return barriers + 16 * STAGES; }
-    __device__ u32 query_barriers() const { return barriers + 32 * STAGES; }
-    __device__ u32 unit_barriers() const { return barriers + 32 * STAGES + 16 * QUERY_STAGES; }
+    __device__ u32 value_barriers() const { return key_barriers() + 16 * KEY_STAGES; }
+    __device__ u32 query_barriers() const { return value_barriers() + 16 * VALUE_STAGES; }
+    __device__ u32 unit_barriers() const { return query_barriers() + 16 * QUERY_STAGES; }
     __device__ Unit unit(int stage) const {
         const int4 a = units[2 * stage], b = units[2 * stage + 1];
         return Unit{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
@@ -313,7 +316,8 @@ struct Arguments {
 };
 
 // Brings the tiles of a unit's keys or values, from the last to the first.
-__device__ __forceinline__ void bring_tiles(const Arguments& arguments, const Unit& unit, Ring<STAGES>& ring,
+template <int COUNT>
+__device__ __forceinline__ void bring_tiles(const Arguments& arguments, const Unit& unit, Ring<COUNT>& ring,
                                             const TensorMap* map, u32 tiles) {
     const int lane = threadIdx.x % 32;
     const int page_first = unit.page_first(arguments.window), tile_first = page_first / TILE_BLOCKS;
@@ -346,36 +350,43 @@ __device__ __forceinline__ void bring_tiles(const Arguments& arguments, const Un
     }
 }
 
-// The first warp: chooses units and brings their keys.
+__device__ __forceinline__ Unit read_unit(const Arguments& arguments, int number, int units) {
+    if (number >= units) return Unit{};
+    const int4* words = reinterpret_cast<const int4*>(arguments.tasks + number / arguments.kv_heads);
+    const int4 a = __ldg(words), b = __ldg(words + 1);
+    return Unit{a.x, a.y, a.z, a.w, b.x, b.y, number % arguments.kv_heads, 1};
+}
+
+// The first warp: chooses units, tells the others a unit ahead, and brings their keys. The first two units of a block are
+// a long one and a short one, the others whichever is next.
 __device__ __forceinline__ void bring_keys(const Arguments& arguments, const Shared& shared) {
-    const int lane = threadIdx.x % 32, kv_heads = arguments.kv_heads;
-    const int units = __ldg(arguments.task_count) * kv_heads;
-    const bool is_shared_out = units > gridDim.x;
-    Ring<STAGES> key_ring(shared.key_barriers());
+    const int lane = threadIdx.x % 32, grid = gridDim.x;
+    const int units = __ldg(arguments.task_count) * arguments.kv_heads;
+    const bool is_shared_out = units > 2 * grid;
+    Ring<KEY_STAGES> key_ring(shared.key_barriers());
     Ring<UNIT_STAGES> unit_ring(shared.unit_barriers());
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-    for (int number = blockIdx.x;;) {
+    const auto tell = [&](const Unit& unit) {
         unit_ring.wait_empty();
-        int4 rows = make_int4(0, 0, 0, 0), place = make_int4(0, 0, 0, 0);
-        if (number < units) {
-            const int4* words = reinterpret_cast<const int4*>(arguments.tasks + number / kv_heads);
-            rows = __ldg(words);
-            place = __ldg(words + 1);
-            place.z = number % kv_heads;
-            place.w = 1;
-        }
         if (lane == 0) {
-            shared.units[2 * unit_ring.stage] = rows;
-            shared.units[2 * unit_ring.stage + 1] = place;
+            shared.units[2 * unit_ring.stage] =
+                make_int4(unit.row_first, unit.position_first, unit.query_first, unit.query_count);
+            shared.units[2 * unit_ring.stage + 1] =
+                make_int4(unit.table_first, unit.position_end, unit.head, unit.present);
             barrier_arrive(unit_ring.full());
         }
         unit_ring.advance();
-        if (number >= units) break;
-        int next = units;
-        if (is_shared_out && lane == 0) next = gridDim.x + atomicAdd(arguments.counters, 1u);
-        const Unit unit{rows.x, rows.y, rows.z, rows.w, place.x, place.y, place.z, place.w};
+    };
+    Unit unit = read_unit(arguments, blockIdx.x, units);
+    Unit next = read_unit(arguments, 2 * grid - 1 - blockIdx.x, units);
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    tell(unit);
+    while (unit.present) {
+        tell(next);
+        int number = units;
+        if (is_shared_out && next.present && lane == 0) number = 2 * grid + atomicAdd(arguments.counters, 1u);
         bring_tiles(arguments, unit, key_ring, arguments.keys, shared.keys);
-        number = __shfl_sync(~0u, next, 0);
+        unit = next;
+        next = read_unit(arguments, __shfl_sync(~0u, number, 0), units);
     }
     // The last block to leave makes the counters ready for the next launch.
     if (is_shared_out && lane == 0 && atomicAdd(arguments.counters + 1, 1u) == gridDim.x - 1) {
@@ -386,7 +397,7 @@ __device__ __forceinline__ void bring_keys(const Arguments& arguments, const Sha
 
 // The second warp: brings the values of the units.
 __device__ __forceinline__ void bring_values(const Arguments& arguments, const Shared& shared) {
-    Ring<STAGES> value_ring(shared.value_barriers());
+    Ring<VALUE_STAGES> value_ring(shared.value_barriers());
     Ring<UNIT_STAGES> unit_ring(shared.unit_barriers());
     asm volatile("griddepcontrol.wait;" ::: "memory");
     while (true) {
@@ -435,7 +446,8 @@ __device__ __forceinline__ void compute(const Arguments& arguments, const Shared
     const int window = arguments.window;
     const float softcap = arguments.softcap, cap_factor = arguments.scale / softcap;
     const float factor = softcap > 0.0f ? LOG2_E : arguments.scale * LOG2_E;
-    Ring<STAGES> key_ring(shared.key_barriers()), value_ring(shared.value_barriers());
+    Ring<KEY_STAGES> key_ring(shared.key_barriers());
+    Ring<VALUE_STAGES> value_ring(shared.value_barriers());
     Ring<QUERY_STAGES> query_ring(shared.query_barriers());
     Ring<UNIT_STAGES> unit_ring(shared.unit_barriers());
 
@@ -467,21 +479,20 @@ __device__ __forceinline__ void compute(const Arguments& arguments, const Shared
         float largest[2] = {NOTHING, NOTHING}, total[2] = {0.0f, 0.0f}, shrink[2];
         u32 weights[KEY_TILE / 16][4];
 
+        const u64 queries = matrix_at(shared.queries + query_ring.stage * QUERY_BYTES + group * 64 * ROW_BYTES, 16);
         const auto start_scores = [&]() {
-            const u32 queries = shared.queries + query_ring.stage * QUERY_BYTES + group * 64 * ROW_BYTES;
-            const u32 keys = shared.keys + key_ring.stage * TILE_BYTES;
+            const u64 keys = matrix_at(shared.keys + key_ring.stage * TILE_BYTES, 16);
 #pragma unroll
             for (int step = 0; step < STEPS; ++step)
-                multiply_keys(scores, matrix_at(queries + step / 4 * QUERY_TILE * ROW_BYTES + step % 4 * 32, 16),
-                              matrix_at(keys + step / 4 * KEY_TILE * ROW_BYTES + step % 4 * 32, 16), step > 0);
+                multiply_keys(scores, queries + (step / 4 * QUERY_TILE * ROW_BYTES + step % 4 * 32) / 16,
+                              keys + (step / 4 * KEY_TILE * ROW_BYTES + step % 4 * 32) / 16, step > 0);
             products_commit();
         };
         const auto start_sums = [&](int tile) {
-            const u32 values = shared.values + value_ring.stage * TILE_BYTES;
+            const u64 values = matrix_at(shared.values + value_ring.stage * TILE_BYTES, KEY_TILE * ROW_BYTES);
 #pragma unroll
             for (int step = 0; step < KEY_TILE / 16; ++step)
-                multiply_values(sums, weights[step], matrix_at(values + step * 16 * ROW_BYTES, KEY_TILE * ROW_BYTES),
-                                step > 0 || tile < tile_last);
+                multiply_values(sums, weights[step], values + step * ROW_BYTES, step > 0 || tile < tile_last);
             products_commit();
         };
         // What lies outside of the sequence's pages may be anything, and zero times that is not always zero.
@@ -574,21 +585,19 @@ __device__ __forceinline__ void compute(const Arguments& arguments, const Shared
             key_ring.release();
             key_ring.advance();
             soften(tile);
-            // That the next tiles are there is asked here, since the compiler moves the wait for the sums to the front of
-            // the softmax unless there is a loop between them.
-            Ring<STAGES> next_values = value_ring;
-            next_values.advance();
-            if (tile > tile_first) key_ring.wait_full();
-            next_values.wait_full();
+            // The next keys are waited for here, since the compiler moves the wait for the sums to the front of the softmax
+            // unless there is a loop between them, one that needs the softmax: totals are never negative.
+            if (tile > tile_first) barrier_wait(key_ring.full(), key_ring.round ^ (total[0] + total[1] < 0.0f));
             products_wait<0>();
             hold(sums);
             hold(weights);
             value_ring.release();
             value_ring.advance();
-            clear_values_outside(tile);
 #pragma unroll
             for (int i = 0; i < HEAD_DIM / 2; ++i) sums[i] *= shrink[i / 2 % 2];
             pack_weights();
+            value_ring.wait_full();
+            clear_values_outside(tile);
         }
         query_ring.release();
         query_ring.advance();
@@ -633,16 +642,16 @@ attention_prefill_hopper(const bf16* __restrict__ queries, int query_stride, con
     Shared shared;
     shared.queries = ((u32)__cvta_generic_to_shared(dynamic) + 1023) / 1024 * 1024;
     shared.keys = shared.queries + QUERY_STAGES * QUERY_BYTES;
-    shared.values = shared.keys + STAGES * TILE_BYTES;
-    shared.barriers = shared.values + STAGES * TILE_BYTES;
+    shared.values = shared.keys + KEY_STAGES * TILE_BYTES;
+    shared.barriers = shared.values + VALUE_STAGES * TILE_BYTES;
     shared.units = units;
     const Arguments arguments{queries, query_stride, &keys, &values, block_tables, tasks, task_count,
                               counters, output, output_stride, kv_heads, window, scale, softcap};
 
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
     if (threadIdx.x == 0) {
-        init_ring<STAGES>(shared.key_barriers(), 1, CONSUMERS * 4);
-        init_ring<STAGES>(shared.value_barriers(), 1, CONSUMERS * 4);
+        init_ring<KEY_STAGES>(shared.key_barriers(), 1, CONSUMERS * 4);
+        init_ring<VALUE_STAGES>(shared.value_barriers(), 1, CONSUMERS * 4);
         init_ring<QUERY_STAGES>(shared.query_barriers(), LOADERS, CONSUMERS * 4);
         init_ring<UNIT_STAGES>(shared.unit_barriers(), 1, CONSUMERS * 4 + 1 + LOADERS / 32);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
