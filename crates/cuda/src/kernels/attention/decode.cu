@@ -48,10 +48,6 @@
 #define QUERY_TILE (GROUP > 8 && HEAD_DIM <= 128 ? 16 : GROUP > 4 ? 8 : 4)
 #endif
 
-#ifndef PREFETCH
-#define PREFETCH ""
-#endif
-
 typedef __nv_bfloat16 bf16;
 typedef unsigned int u32;
 
@@ -118,7 +114,7 @@ __device__ __forceinline__ u32 pack(float low, float high) {
 
 // 16 bytes to shared memory, or 16 zeros.
 __device__ __forceinline__ void copy_chunk(u32 to, const void* from, bool present) {
-    asm volatile("cp.async.cg.shared.global" PREFETCH " [%0], [%1], 16, %2;"
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
                  :: "r"(to), "l"(from), "r"(present ? 16 : 0) : "memory");
 }
 

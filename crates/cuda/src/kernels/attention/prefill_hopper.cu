@@ -49,9 +49,6 @@
 #ifndef VALUE_STAGES
 #define VALUE_STAGES (HEAD_DIM > 128 ? 2 : 3)
 #endif
-#ifndef TAKES_TURNS
-#define TAKES_TURNS (CONSUMERS == 2)
-#endif
 
 typedef __nv_bfloat16 bf16;
 typedef unsigned int u32;
@@ -451,14 +448,6 @@ __device__ __forceinline__ void compute(const Arguments& arguments, const Shared
     Ring<QUERY_STAGES> query_ring(shared.query_barriers());
     Ring<UNIT_STAGES> unit_ring(shared.unit_barriers());
 
-    const auto wait_for_turn = [&]() {
-        if (TAKES_TURNS) asm volatile("bar.sync %0, 256;" :: "r"(1 + group) : "memory");
-    };
-    const auto give_turn = [&]() {
-        if (TAKES_TURNS) asm volatile("bar.arrive %0, 256;" :: "r"(2 - group) : "memory");
-    };
-    if (group == 1) give_turn();
-
     while (true) {
         unit_ring.wait_full();
         const Unit unit = shared.unit(unit_ring.stage);
@@ -508,7 +497,7 @@ __device__ __forceinline__ void compute(const Arguments& arguments, const Shared
                                  :: "r"(values + columns * KEY_TILE * ROW_BYTES + chunk * 16), "r"(0) : "memory");
             }
             publish_stores();
-            asm volatile("bar.sync %0, 128;" :: "r"(3 + group) : "memory");
+            asm volatile("bar.sync %0, 128;" :: "r"(1 + group) : "memory");
         };
         // Scores to weights, and by how much earlier results shrink.
         const auto soften = [&](int tile) {
@@ -573,13 +562,11 @@ __device__ __forceinline__ void compute(const Arguments& arguments, const Shared
         value_ring.wait_full();
         clear_values_outside(tile_last);
         for (int tile = tile_last - 1; tile >= tile_first; --tile) {
-            wait_for_turn();
             hold(sums);
             hold(weights);
             products_begin();
             start_scores();
             start_sums(tile + 1);
-            give_turn();
             products_wait<1>();
             hold(scores);
             key_ring.release();
