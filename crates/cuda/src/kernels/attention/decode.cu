@@ -164,6 +164,17 @@ __device__ __forceinline__ u32 read_early(const bf16* from, bool present) {
     return read;
 }
 
+// A task spread over the lanes of a warp, and together again.
+__device__ __forceinline__ int read_words(const Task* tasks, int index, bool present) {
+    const int lane = threadIdx.x % 32;
+    return read_early(reinterpret_cast<const int*>(tasks + index) + lane, present && lane < sizeof(Task) / sizeof(int));
+}
+
+__device__ __forceinline__ Task task_of(int words) {
+    const auto word = [&](int lane) { return __shfl_sync(~0u, words, lane); };
+    return Task{word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7), word(8), word(9), word(10), word(11)};
+}
+
 __device__ __forceinline__ Task read_task(const Task* tasks, int index) {
     const int4* words = reinterpret_cast<const int4*>(tasks + index);
     const int4 rows = read_early(words), pages = read_early(words + 1), place = read_early(words + 2);
@@ -276,7 +287,7 @@ __device__ __forceinline__ void attend(State& state, const Fragments& queries, u
             multiply(scores, matrix, queries[tile][step][0], queries[tile][step][1]);
         }
     }
-    const float factor = softcap > 0.0f ? LOG2_E : scale * LOG2_E, cap_factor = scale / softcap;
+    const float factor = softcap > 0.0f ? LOG2_E : scale * LOG2_E, cap_factor = __fdividef(scale, softcap);
     u32 weights[TILES][2];
     bool grows = false;
     float shrink[TILES][2];
@@ -384,7 +395,7 @@ __device__ __forceinline__ Sum put_together(int count, float& largest, Values va
 
 __device__ __forceinline__ void write_output(const Sum& sum, const Task& task, int head, int query, bf16* output,
                                              int output_stride) {
-    const float inverse = 1.0f / sum.total;
+    const float inverse = __fdividef(1.0f, sum.total);
     const int number = task.query_first + query;
     bf16* to = output + (long long)(task.row_first + number / GROUP) * output_stride
         + (head * GROUP + number % GROUP) * HEAD_DIM;
@@ -509,12 +520,12 @@ attention_decode(const bf16* __restrict__ queries, int query_stride, const bf16*
 
     let_next_kernel_start();
     const int units = __ldg(task_count) * kv_heads;
-    const auto task_of = [&](int unit) { return unit < units ? read_task(tasks, unit / kv_heads) : Task{}; };
+    const auto words_of = [&](int unit) { return read_words(tasks, unit / kv_heads, unit < units); };
     const int grid = gridDim.x;
     int number = blockIdx.x;
-    const Task task_here = task_of(number), task_next = task_of(number + grid);
-    Unit unit = open(task_here, number % kv_heads, 0, block_tables);
-    Unit next = open(task_next, (number + grid) % kv_heads, task_here.page_count % WARPS, block_tables);
+    const int words = words_of(number), next_words = words_of(number + grid);
+    Unit unit = open(task_of(words), number % kv_heads, 0, block_tables);
+    Unit next = open(task_of(next_words), (number + grid) % kv_heads, unit.task.page_count % WARPS, block_tables);
     if (threadIdx.x == 0) {
         *arrivals_here = 0;
         barrier_init(written, WARPS);
@@ -525,6 +536,7 @@ attention_decode(const bf16* __restrict__ queries, int query_stride, const bf16*
     // Pages of this unit and of the next whose copies were started; the ring holds those that are not yet used.
     int loaded = 0, loaded_next = 0, waiting = 0, load_stage = 0, use_stage = 0;
     bool has_waited = false, has_spans = false;
+    const u32 zero = (u32)kv_heads >> 31;  // nothing that the compiler knows
     const auto load_more = [&]() {
         while (waiting < STAGES && (loaded < unit.pages || loaded_next < next.pages)) {
             const u32 to = ring + load_stage * STAGE_BYTES;
@@ -541,7 +553,7 @@ attention_decode(const bf16* __restrict__ queries, int query_stride, const bf16*
     load_queries(fragments, unit, queries, query_stride);
 
     for (int turn = 0; number < units; ++turn, number += grid) {
-        const Task task_after = task_of(number + 2 * grid);
+        const int words_after = words_of(number + 2 * grid);
         load_queries(next_fragments, next, queries, query_stride);
         const Task& task = unit.task;
         const int lowest = task.position_first + task.query_first / GROUP;
@@ -628,18 +640,21 @@ attention_decode(const bf16* __restrict__ queries, int query_stride, const bf16*
         }
         has_spans = has_spans || task.span_count > 1;
 
-        const int rotation = (next.rotation + next.task.page_count) % WARPS;
-        unit = next;
-        next = open(task_after, (number + 2 * grid) % kv_heads, rotation, block_tables);
-        loaded = loaded_next;
-        loaded_next = 0;
+        // Asked for long ago. A plain copy would be moved behind the reads that follow, and wait for those as well.
 #pragma unroll
         for (int tile = 0; tile < TILES; ++tile)
 #pragma unroll
             for (int step = 0; step < STEPS; ++step)
 #pragma unroll
                 for (int half = 0; half < 2; ++half)
-                    fragments[tile][step][half] = next_fragments[tile][step][half];
+                    asm volatile("or.b32 %0, %1, %2;"
+                                 : "=r"(fragments[tile][step][half])
+                                 : "r"(next_fragments[tile][step][half]), "r"(zero));
+        const int rotation = (next.rotation + next.task.page_count) % WARPS;
+        unit = next;
+        next = open(task_of(words_after), (number + 2 * grid) % kv_heads, rotation, block_tables);
+        loaded = loaded_next;
+        loaded_next = 0;
     }
     if (has_spans)
         put_spans_together(reinterpret_cast<int*>(shared), tasks, units, partials, arrivals, kv_heads, output, output_stride);

@@ -441,7 +441,7 @@ __device__ __forceinline__ void bring_queries(const Arguments& arguments, const 
 __device__ __forceinline__ void compute(const Arguments& arguments, const Shared& shared) {
     const int group = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, lane = threadIdx.x % 32;
     const int window = arguments.window;
-    const float softcap = arguments.softcap, cap_factor = arguments.scale / softcap;
+    const float softcap = arguments.softcap, cap_factor = __fdividef(arguments.scale, softcap);
     const float factor = softcap > 0.0f ? LOG2_E : arguments.scale * LOG2_E;
     Ring<KEY_STAGES> key_ring(shared.key_barriers());
     Ring<VALUE_STAGES> value_ring(shared.value_barriers());
@@ -607,7 +607,7 @@ __device__ __forceinline__ void compute(const Arguments& arguments, const Shared
         for (int half = 0; half < 2; ++half) {
             const int query = unit.query_first + row + half * 8;
             if (row + half * 8 >= unit.query_count) continue;
-            const float inverse = 1.0f / total[half];
+            const float inverse = __fdividef(1.0f, total[half]);
             bf16* to = arguments.output + (long long)(unit.row_first + query / GROUP) * arguments.output_stride
                 + (unit.head * GROUP + query % GROUP) * HEAD_DIM + lane % 4 * 2;
 #pragma unroll
