@@ -37,8 +37,7 @@ pub use sample::{SampleKernel, SampleRow};
 
 use crate::{Compiler, Error, Gpu, Module, Unit};
 
-/// Positions in a block of the KV cache.
-pub const BLOCK_TOKENS: usize = 16;
+pub use attention::tasks::BLOCK_TOKENS;
 
 /// What kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +48,16 @@ pub struct KernelOptions {
     pub group: usize,
     /// For Hopper's generation, with instructions that only it has.
     pub hopper: bool,
+    /// Shared memory that a block may have, in bytes.
+    pub shared_bytes_max: u32,
+}
+
+impl KernelOptions {
+    /// For a model's heads on a GPU.
+    pub fn new(gpu: &Gpu, head_dim: usize, group: usize) -> Self {
+        let shared_bytes_max = gpu.properties().shared_bytes_max;
+        Self { head_dim, group, hopper: gpu.is_hopper(), shared_bytes_max }
+    }
 }
 
 /// All kernels of a model, loaded.

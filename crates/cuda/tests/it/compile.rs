@@ -24,7 +24,12 @@ fn all_sources_compile_for_all_architectures() {
         };
         let mut seen = Vec::new();
         for (head_dim, group) in MODELS {
-            let mut units = units(KernelOptions { head_dim, group, hopper: architecture == "90a" });
+            let mut units = units(KernelOptions {
+                head_dim,
+                group,
+                hopper: architecture == "90a",
+                shared_bytes_max: 166_912,
+            });
             units.retain(|unit| !seen.contains(unit));
             for code in compiler.compile(&units).unwrap() {
                 assert!(code.starts_with(b"\x7fELF"), "machine code is an ELF file");

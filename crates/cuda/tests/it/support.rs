@@ -29,7 +29,7 @@ impl Bench {
         let stream = Stream::new(&gpu).unwrap();
         let cache = std::env::temp_dir().join("brigade-kernel-tests");
         let compiler = Compiler::new(&gpu.architecture(), Some(&cache)).unwrap();
-        let options = KernelOptions { head_dim, group, hopper: gpu.is_hopper() };
+        let options = KernelOptions::new(&gpu, head_dim, group);
         let kernels = Kernels::load(&gpu, &compiler, options).unwrap();
         Some(Self { gpu, stream, kernels, _alone: alone })
     }

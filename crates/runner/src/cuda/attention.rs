@@ -2,7 +2,7 @@
 
 use cuda::{
     Stream,
-    kernels::attention::{AttentionScratch, Sequence, TaskList, Tiles},
+    kernels::attention::{AttentionScratch, Sequence, StepLimits, TaskList, TaskPlanner},
 };
 use models::DecoderSpec;
 
@@ -11,7 +11,8 @@ use crate::Error;
 
 /// Makes the tasks of steps.
 pub(super) struct Planner {
-    tiles: Tiles,
+    tasks: TaskPlanner,
+    kv_heads: usize,
     /// The different windows of the layers.
     windows: Vec<Option<usize>>,
     /// For each layer, which of them.
@@ -19,13 +20,14 @@ pub(super) struct Planner {
     pub(super) scratch: AttentionScratch,
 }
 
-/// Spans whose results fit; with more, spans get longer.
-const SPANS_MAX: usize = 4096;
-
 impl Planner {
-    /// Takes the memory for results of spans.
-    pub(super) fn new(model: &CudaModel, stream: &Stream) -> Result<Self, Error> {
-        let DecoderSpec { windows, kv_heads, .. } = &model.spec;
+    /// Takes the memory that tasks of steps within the limits need.
+    pub(super) fn new(
+        model: &CudaModel,
+        stream: &Stream,
+        limits: StepLimits,
+    ) -> Result<Self, Error> {
+        let DecoderSpec { windows, .. } = &model.spec;
         let mut different: Vec<Option<usize>> = Vec::new();
         for window in windows {
             if !different.contains(window) {
@@ -35,23 +37,28 @@ impl Planner {
         let place = |window| different.iter().position(|other| other == window);
         let of_layer = windows.iter().map(|window| place(window).expect("it is among them"));
         Ok(Self {
-            tiles: model.kernels.attention.tiles(),
+            tasks: model.kernels.attention.planner().clone(),
+            kv_heads: limits.kv_heads,
             of_layer: of_layer.collect(),
             windows: different,
-            scratch: model.kernels.attention.scratch(stream, SPANS_MAX, *kv_heads)?,
+            scratch: model.kernels.attention.scratch(stream, limits)?,
         })
     }
 
     /// The tasks of a step, one list for each window.
     pub(super) fn plan(&self, sequences: &[Sequence]) -> Vec<TaskList> {
-        let capacity = self.scratch.capacity();
-        let list = |&window| TaskList::new(sequences, self.tiles, window, capacity);
+        let list = |&window| self.tasks.plan(sequences, self.kv_heads, window);
         self.windows.iter().map(list).collect()
     }
 
     /// Which of the lists is a layer's.
     pub(super) fn list_of(&self, layer: usize) -> usize {
         self.of_layer[layer]
+    }
+
+    /// Words that a list has at most.
+    pub(super) fn words_max(&self, limits: StepLimits) -> usize {
+        self.tasks.words_max(limits)
     }
 
     /// How many lists there are.

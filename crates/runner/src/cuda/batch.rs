@@ -6,7 +6,7 @@ use cuda::{
     DeviceBuffer, Gpu, PinnedBuffer, Stream,
     kernels::{
         BLOCK_TOKENS, FEW_ROWS_MAX, SampleRow,
-        attention::{Sequence, TaskList},
+        attention::{Sequence, StepLimits, TaskList},
     },
 };
 use types::{SamplingParams, SlotId, StepPlan, TokenId};
@@ -178,18 +178,18 @@ impl Batch {
 }
 
 impl Inputs {
-    /// Memory for steps of so many rows, requests and pages, with so many lists of tasks.
+    /// Memory for steps within the limits.
     pub(super) fn new(
         gpu: &Arc<Gpu>,
-        [rows, slots, pages]: [usize; 3],
-        lists: usize,
+        planner: &Planner,
+        limits: StepLimits,
     ) -> Result<Self, Error> {
         let buffer = |words| DeviceBuffer::new(gpu, words, "the plans of steps");
         // Prompts whose log-probabilities are wanted have an output for each row.
-        let words = rows * (ROW_WORDS + 1 + SAMPLE_WORDS);
-        let task_words = TaskList::words_max(rows, slots, pages);
-        let tasks: Result<_, _> = (0..lists).map(|_| buffer(task_words)).collect();
-        Ok(Self { words: buffer(words)?, tables: buffer(pages)?, tasks: tasks? })
+        let words = limits.rows * (ROW_WORDS + 1 + SAMPLE_WORDS);
+        let task_words = planner.words_max(limits);
+        let tasks: Result<_, _> = (0..planner.lists()).map(|_| buffer(task_words)).collect();
+        Ok(Self { words: buffer(words)?, tables: buffer(limits.pages)?, tasks: tasks? })
     }
 
     /// Words that the host has for a step at most.

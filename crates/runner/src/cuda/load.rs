@@ -69,11 +69,8 @@ impl CudaModel {
         check(&spec)?;
         let stream = Stream::new(gpu)?;
         let compiler = Compiler::new(&gpu.architecture(), options.kernel_cache.as_deref())?;
-        let kernel_options = KernelOptions {
-            head_dim: spec.head_dim,
-            group: spec.heads / spec.kv_heads,
-            hopper: gpu.is_hopper(),
-        };
+        let group = spec.heads / spec.kv_heads;
+        let kernel_options = KernelOptions::new(gpu, spec.head_dim, group);
         let kernels = Kernels::load(gpu, &compiler, kernel_options)?;
         let rope = RopeFrequencies::new(&spec.rope);
         let frequencies = DeviceBuffer::new(gpu, rope.frequencies.len(), "frequencies")?;

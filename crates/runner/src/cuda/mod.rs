@@ -21,7 +21,10 @@ use std::{
     sync::Arc,
 };
 
-use ::cuda::{Event, Graph, Multiplier, PinnedBuffer, kernels::BLOCK_TOKENS};
+use ::cuda::{
+    Event, Graph, Multiplier, PinnedBuffer,
+    kernels::{BLOCK_TOKENS, attention::StepLimits},
+};
 use device::cpu::Isa;
 use types::{
     CacheGroup, Executor, ExecutorInfo, Fault, MemoryReport, SampledToken, SlotId, StepId,
@@ -116,8 +119,14 @@ impl CudaRunner {
         let work = Workspace::new(&model, options)?;
         let slots_max = options.slots_max as usize;
         let table_entries = slots_max * (context_max as usize).div_ceil(BLOCK_TOKENS);
-        let planner = Planner::new(&model, &model.stream)?;
-        let inputs = Inputs::new(&gpu, [work.rows, slots_max, table_entries], planner.lists())?;
+        let limits = StepLimits {
+            rows: work.rows,
+            sequences: slots_max,
+            pages: table_entries,
+            kv_heads: spec.kv_heads,
+        };
+        let planner = Planner::new(&model, &model.stream, limits)?;
+        let inputs = Inputs::new(&gpu, &planner, limits)?;
         let lane = || {
             Ok::<_, Error>(Lane {
                 words: PinnedBuffer::zeroed(&gpu, inputs.words())?,

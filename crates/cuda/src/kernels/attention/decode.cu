@@ -10,14 +10,13 @@
 //   output^T [HEAD_DIM x 8 queries]    += values^T [HEAD_DIM x 16] * weights^T
 // Each warp walks every WARPS-th page of a unit with a ring of pages of its own, which runs ahead into the next unit. No
 // barrier joins the warps: each leaves its result in shared memory, and the last one puts them together, so that a warp
-// can be almost a unit ahead of another and copies never pause. The spans of a tile are put together in groups of eight,
-// groups of groups after them, each by the warp that arrives last. Who computes and who puts together changes nothing:
-// spans are cut by the sequence's own length alone and every sum has a fixed order, so the result of a row does not
-// depend on the other sequences of the step, to the bit.
+// can be almost a unit ahead of another and copies never pause. The spans of a tile are put together in groups of 16,
+// groups of groups after them, each by the block that arrives last. Who computes and who puts together changes nothing:
+// every sum has a fixed order, so the result of a row depends on its own sequence and on where its spans were cut.
 //
 // Macros: HEAD_DIM (a multiple of 16), GROUP (query heads a key-value head). Optional: WARPS (8, or 4 for heads wider
 // than 128), STAGES (2: pages of a warp's ring), QUERY_TILE (queries of a task: 16 for groups of more than 8 and heads of
-// at most 128, else 8).
+// at most 128, 8 for other groups of more than 4, else 4).
 //
 // Arguments of attention_decode:
 //   queries         bf16, head h of row r at queries + r * query_stride + h * HEAD_DIM
@@ -31,7 +30,7 @@
 //   window          positions seen, the row's own included; 0: all
 //   scale, softcap  score = scale * dot, then softcap * tanh(score / softcap) if softcap > 0
 // Launch: any grid (as many blocks as fit at once), WARPS * 32 threads, dynamic shared memory
-//   WARPS * (STAGES * 2 * 16 * (2 * HEAD_DIM + 16) + QUERY_TILE * (4 * HEAD_DIM + 24)) + 16 bytes.
+//   WARPS * (STAGES * 2 * 16 * (2 * HEAD_DIM + 16) + QUERY_TILE * (4 * HEAD_DIM + 24)) + 32 bytes.
 // Programmatic dependent launch: pages of positions before the step's own are read before the previous kernel ends.
 //
 // Papers: Milakov and Gimelshein 2018 (running softmax), Dao et al. 2022 and 2023 (FlashAttention, split over keys),
@@ -46,7 +45,7 @@
 #define STAGES 2
 #endif
 #ifndef QUERY_TILE
-#define QUERY_TILE (GROUP > 8 && HEAD_DIM <= 128 ? 16 : 8)
+#define QUERY_TILE (GROUP > 8 && HEAD_DIM <= 128 ? 16 : GROUP > 4 ? 8 : 4)
 #endif
 
 typedef __nv_bfloat16 bf16;
@@ -70,7 +69,7 @@ struct Task {
 
 constexpr int BLOCK_TOKENS = 16;
 constexpr int THREADS = WARPS * 32;
-constexpr int TILES = QUERY_TILE / 8;
+constexpr int TILES = (QUERY_TILE + 7) / 8;
 constexpr int STEPS = HEAD_DIM / 16;
 constexpr int CHUNKS = HEAD_DIM / 8;
 // A row is 16 bytes longer than its values, so that eight rows at one column lie in different banks.
@@ -78,7 +77,7 @@ constexpr int ROW_BYTES = 2 * HEAD_DIM + 16;
 constexpr int PAGE_BYTES = BLOCK_TOKENS * ROW_BYTES;
 constexpr int STAGE_BYTES = 2 * PAGE_BYTES;
 constexpr int MERGE_ROW = HEAD_DIM + 4;
-constexpr int FAN_IN = 8;  // spans, or groups of them, that are put together at once
+constexpr int FAN_IN = 16;  // spans, or groups of them, that are put together at once
 constexpr int LANE_PARTS = (HEAD_DIM + 127) / 128;  // of a lane in a query's result, each of four values
 constexpr int PARTIAL = QUERY_TILE * (HEAD_DIM + 2);
 constexpr float LOG2_E = 1.4426950408889634f;
@@ -142,10 +141,63 @@ __device__ __forceinline__ void multiply(float (&c)[4], const u32 (&a)[4], u32 b
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// What the host wrote, asked for well before it is needed: volatile, so that the compiler leaves it there.
+__device__ __forceinline__ int4 read_early(const int4* from) {
+    int4 read;
+    asm volatile("ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(read.x), "=r"(read.y), "=r"(read.z), "=r"(read.w) : "l"(from));
+    return read;
+}
+
+__device__ __forceinline__ int read_early(const int* from, bool present) {
+    int read;
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %2, 0;\nmov.b32 %0, 0;\n@p ld.global.nc.b32 %0, [%1];\n}"
+                 : "=r"(read) : "l"(from), "r"((int)present));
+    return read;
+}
+
+// Two values of a query, or zeros; the kernel before wrote them.
+__device__ __forceinline__ u32 read_early(const bf16* from, bool present) {
+    u32 read;
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %2, 0;\nmov.b32 %0, 0;\n@p ld.global.b32 %0, [%1];\n}"
+                 : "=r"(read) : "l"(from), "r"((int)present) : "memory");
+    return read;
+}
+
+// A task spread over the lanes of a warp, and together again.
+__device__ __forceinline__ int read_words(const Task* tasks, int index, bool present) {
+    const int lane = threadIdx.x % 32;
+    return read_early(reinterpret_cast<const int*>(tasks + index) + lane, present && lane < sizeof(Task) / sizeof(int));
+}
+
+__device__ __forceinline__ Task task_of(int words) {
+    const auto word = [&](int lane) { return __shfl_sync(~0u, words, lane); };
+    return Task{word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7), word(8), word(9), word(10), word(11)};
+}
+
 __device__ __forceinline__ Task read_task(const Task* tasks, int index) {
     const int4* words = reinterpret_cast<const int4*>(tasks + index);
-    int4 rows = __ldg(words), pages = __ldg(words + 1), place = __ldg(words + 2);
+    const int4 rows = read_early(words), pages = read_early(words + 1), place = read_early(words + 2);
     return Task{rows.x, rows.y, rows.z, rows.w, pages.x, pages.y, pages.z, pages.w, place.x, place.y, place.z, place.w};
+}
+
+// Barriers in shared memory order what the warps of a block leave each other, at less cost than a fence, which would also
+// wait for copies from global memory.
+__device__ __forceinline__ void barrier_init(u32 barrier, int count) {
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" :: "r"(barrier), "r"(count) : "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive(u32 barrier) {
+    asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" :: "r"(barrier) : "memory");
+}
+
+__device__ __forceinline__ void barrier_wait(u32 barrier, int parity) {
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 "again:\n"
+                 "mbarrier.test_wait.parity.shared.b64 done, [%0], %1;\n"
+                 "@!done bra again;\n"
+                 "}" :: "r"(barrier), "r"(parity) : "memory");
 }
 
 // A unit and what one warp does of it: the pages place, place + WARPS, ...
@@ -166,16 +218,19 @@ __device__ __forceinline__ Unit open(const Task& task, int head, int rotation, c
     unit.rotation = rotation;
     unit.place = (warp + WARPS - rotation) % WARPS;
     unit.pages = (task.page_count - unit.place + WARPS - 1) / WARPS;
-    unit.blocks = lane < unit.pages ? __ldg(block_tables + task.table_first + unit.place + lane * WARPS) : 0;
+    unit.blocks = read_early(block_tables + task.table_first + unit.place + lane * WARPS, lane < unit.pages);
     return unit;
 }
 
 // Starts the copy of a page.
 __device__ __forceinline__ void load_page(u32 to, const Unit& unit, int index, const char* keys, const char* values,
-                                          int kv_heads) {
+                                          int kv_heads, bool& has_waited) {
     const int lane = threadIdx.x % 32;
     const int start = (unit.task.page_first + unit.place + index * WARPS) * BLOCK_TOKENS;
-    if (start + BLOCK_TOKENS > unit.task.position_first) wait_for_previous_kernel();
+    if (!has_waited && start + BLOCK_TOKENS > unit.task.position_first) {
+        wait_for_previous_kernel();
+        has_waited = true;
+    }
     const long long block = __shfl_sync(~0u, unit.blocks, index);
     const long long offset = (block * kv_heads + unit.head) * (BLOCK_TOKENS * HEAD_DIM * 2) + lane * 16;
     const int rows = unit.task.position_end - start;
@@ -204,8 +259,7 @@ __device__ __forceinline__ void load_queries(Fragments& fragments, const Unit& u
         for (int step = 0; step < STEPS; ++step)
 #pragma unroll
             for (int half = 0; half < 2; ++half)
-                fragments[tile][step][half] =
-                    present ? *reinterpret_cast<const u32*>(from + step * 16 + half * 8) : 0;
+                fragments[tile][step][half] = read_early(from + step * 16 + half * 8, present);
     }
 }
 
@@ -233,7 +287,7 @@ __device__ __forceinline__ void attend(State& state, const Fragments& queries, u
             multiply(scores, matrix, queries[tile][step][0], queries[tile][step][1]);
         }
     }
-    const float factor = softcap > 0.0f ? LOG2_E : scale * LOG2_E;
+    const float factor = softcap > 0.0f ? LOG2_E : scale * LOG2_E, cap_factor = __fdividef(scale, softcap);
     u32 weights[TILES][2];
     bool grows = false;
     float shrink[TILES][2];
@@ -244,7 +298,7 @@ __device__ __forceinline__ void attend(State& state, const Fragments& queries, u
         for (int i = 0; i < 4; ++i) scores[i] = even[tile][i] + odd[tile][i];
         if (softcap > 0.0f) {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) scores[i] = softcap * tanh_of(scores[i] * scale / softcap);
+            for (int i = 0; i < 4; ++i) scores[i] = softcap * tanh_of(scores[i] * cap_factor);
         }
         if (masked) {
 #pragma unroll
@@ -313,12 +367,20 @@ struct Sum {
 template <int COUNT_MAX, typename Values, typename Stats>
 __device__ __forceinline__ Sum put_together(int count, float& largest, Values values_of, Stats stats_of) {
     float2 stats[COUNT_MAX];
-    largest = NOTHING;
+    float4 values[COUNT_MAX][LANE_PARTS];
 #pragma unroll
     for (int i = 0; i < COUNT_MAX; ++i) {
         stats[i] = i < count ? stats_of(i) : make_float2(NOTHING, 0.0f);
-        largest = fmaxf(largest, stats[i].x);
+#pragma unroll
+        for (int part = 0; part < LANE_PARTS; ++part) {
+            const int column = threadIdx.x % 32 * 4 + part * 128;
+            const bool present = i < count && column < HEAD_DIM;
+            values[i][part] = present ? values_of(i, column) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        }
     }
+    largest = NOTHING;
+#pragma unroll
+    for (int i = 0; i < COUNT_MAX; ++i) largest = fmaxf(largest, stats[i].x);
     const float base = largest == NOTHING ? 0.0f : largest;
     Sum sum = {};
 #pragma unroll
@@ -326,20 +388,17 @@ __device__ __forceinline__ Sum put_together(int count, float& largest, Values va
         const float factor = exp2_fast(stats[i].x - base);
         sum.total = fmaf(stats[i].y, factor, sum.total);
 #pragma unroll
-        for (int part = 0; part < LANE_PARTS; ++part) {
-            const int column = threadIdx.x % 32 * 4 + part * 128;
-            if (i < count && column < HEAD_DIM) add(sum.values[part], values_of(i, column), factor);
-        }
+        for (int part = 0; part < LANE_PARTS; ++part) add(sum.values[part], values[i][part], factor);
     }
     return sum;
 }
 
-__device__ __forceinline__ void write_output(const Sum& sum, const Unit& unit, int query, bf16* output,
+__device__ __forceinline__ void write_output(const Sum& sum, const Task& task, int head, int query, bf16* output,
                                              int output_stride) {
-    const float inverse = 1.0f / sum.total;
-    const int number = unit.task.query_first + query;
-    bf16* to = output + (long long)(unit.task.row_first + number / GROUP) * output_stride
-        + (unit.head * GROUP + number % GROUP) * HEAD_DIM;
+    const float inverse = __fdividef(1.0f, sum.total);
+    const int number = task.query_first + query;
+    bf16* to = output + (long long)(task.row_first + number / GROUP) * output_stride
+        + (head * GROUP + number % GROUP) * HEAD_DIM;
 #pragma unroll
     for (int part = 0; part < LANE_PARTS; ++part) {
         const int column = threadIdx.x % 32 * 4 + part * 128;
@@ -359,50 +418,87 @@ __device__ __forceinline__ void write_partial(const Sum& sum, float largest, int
                make_float2(largest, sum.total));
 }
 
-// Counts a result that is written; true for the last one of its group, who then sees all of them.
-__device__ __forceinline__ bool arrives_last(u32* counter, int members) {
-    u32 before = 0;
-    __threadfence();
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) before = atomicInc(counter, members - 1);
-    before = __shfl_sync(~0u, before, 0);
-    __threadfence();
-    return before == members - 1;
+// A result among those of its tile: of a span at level 0, of up to FAN_IN results of the level below above it.
+struct Place {
+    int index;
+    int count;       // results of the level
+    float* results;  // where they begin
+    u32* counters;   // of the groups in which they are put together
+    __device__ int group() const { return index / FAN_IN; }
+    __device__ int groups() const { return (count + FAN_IN - 1) / FAN_IN; }
+    __device__ int members() const { return min(FAN_IN, count - group() * FAN_IN); }
+};
+
+__device__ __forceinline__ Place place_of(const Task& task, int head, int level, int kv_heads, float* partials,
+                                          u32* arrivals) {
+    Place place{task.span, task.span_count, partials + ((long long)task.slot_first * kv_heads + head) * PARTIAL,
+                arrivals + (long long)task.counter_first * kv_heads + head};
+    for (; level > 0; --level) {
+        place.results += (long long)place.count * kv_heads * PARTIAL;
+        place.counters += place.groups() * kv_heads;
+        place = Place{place.group(), place.groups(), place.results, place.counters};
+    }
+    return place;
 }
 
-// From the unit's span, whose result is written, up through groups of spans, as far as this warp is the last one.
-__device__ void put_spans_together(const Unit& unit, float* partials, u32* arrivals, int kv_heads, bf16* output,
-                                   int output_stride) {
-    const int stride = kv_heads * PARTIAL;
-    int index = unit.task.span, count = unit.task.span_count;
-    float* results = partials + ((long long)unit.task.slot_first * kv_heads + unit.head) * PARTIAL;
-    u32* counters = arrivals + (long long)unit.task.counter_first * kv_heads + unit.head;
-    while (true) {
-        const int group = index / FAN_IN, groups = (count + FAN_IN - 1) / FAN_IN;
-        const int members = min(FAN_IN, count - group * FAN_IN);
-        if (!arrives_last(counters + group * kv_heads, members)) return;
-        const float* first = results + (long long)group * FAN_IN * stride;
-        results += (long long)count * stride;
-#pragma unroll 2
-        for (int query = 0; query < unit.task.query_count; ++query) {
-            float largest;
-            const Sum sum = put_together<FAN_IN>(
-                members, largest,
-                [&](int i, int column) {
-                    const float* from = first + (long long)i * stride + query * HEAD_DIM + column;
-                    return __ldcg(reinterpret_cast<const float4*>(from));
-                },
-                [&](int i) {
-                    const float* from = first + (long long)i * stride + QUERY_TILE * HEAD_DIM + 2 * query;
-                    return __ldcg(reinterpret_cast<const float2*>(from));
-                });
-            if (groups == 1) write_output(sum, unit, query, output, output_stride);
-            else write_partial(sum, largest, query, results + (long long)group * stride);
+// Counts a result of this block; true for the last one of its group, who then sees all of them.
+__device__ __forceinline__ bool arrives_last(const Place& place, int kv_heads) {
+    u32 before;
+    asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+                 : "=r"(before) : "l"(place.counters + place.group() * kv_heads), "r"(place.members() - 1) : "memory");
+    return before == place.members() - 1;
+}
+
+// After the block's last unit: counts its spans' results, and where one was the last of its group puts the group together,
+// and so on with the groups. Waiting until now costs nothing, and a fence among copies is slow.
+__device__ void put_spans_together(int* shared, const Task* tasks, int units, float* partials, u32* arrivals,
+                                   int kv_heads, bf16* output, int output_stride) {
+    const int warp = threadIdx.x / 32, grid = gridDim.x, stride = kv_heads * PARTIAL;
+    int* list = shared + 1;
+    int* list_count = shared;
+    for (int begin = blockIdx.x; begin < units; begin += THREADS * grid) {
+        int number = begin + threadIdx.x * grid;
+        bool arrives = number < units && read_task(tasks, number / kv_heads).span_count > 1;
+        for (int level = 0;; ++level) {
+            __syncthreads();
+            if (threadIdx.x == 0) *list_count = 0;
+            __syncthreads();
+            if (arrives) {
+                const Task task = read_task(tasks, number / kv_heads);
+                const Place place = place_of(task, number % kv_heads, level, kv_heads, partials, arrivals);
+                if (arrives_last(place, kv_heads)) list[atomicAdd(list_count, 1)] = number;
+            }
+            __syncthreads();
+            const int count = *list_count;
+            if (count == 0) break;
+            for (int item = warp; item < count * QUERY_TILE; item += WARPS) {
+                const int number = list[item / QUERY_TILE], query = item % QUERY_TILE, head = number % kv_heads;
+                const Task task = read_task(tasks, number / kv_heads);
+                if (query >= task.query_count) continue;
+                const Place place = place_of(task, head, level, kv_heads, partials, arrivals);
+                const float* first = place.results + (long long)place.group() * FAN_IN * stride;
+                float largest;
+                const Sum sum = put_together<FAN_IN>(
+                    place.members(), largest,
+                    [&](int i, int column) {
+                        const float* from = first + (long long)i * stride + query * HEAD_DIM + column;
+                        return __ldcg(reinterpret_cast<const float4*>(from));
+                    },
+                    [&](int i) {
+                        const float* from = first + (long long)i * stride + QUERY_TILE * HEAD_DIM + 2 * query;
+                        return __ldcg(reinterpret_cast<const float2*>(from));
+                    });
+                float* above = place.results + (long long)(place.count + place.group()) * stride;
+                if (place.groups() == 1) write_output(sum, task, head, query, output, output_stride);
+                else write_partial(sum, largest, query, above);
+            }
+            arrives = threadIdx.x < count;
+            if (arrives) {
+                number = list[threadIdx.x];
+                const Task task = read_task(tasks, number / kv_heads);
+                arrives = place_of(task, number % kv_heads, level, kv_heads, partials, arrivals).groups() > 1;
+            }
         }
-        if (groups == 1) return;
-        counters += groups * kv_heads;
-        index = group;
-        count = groups;
     }
 }
 
@@ -415,41 +511,49 @@ attention_decode(const bf16* __restrict__ queries, int query_stride, const bf16*
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     float* merged = reinterpret_cast<float*>(shared + WARPS * STAGES * STAGE_BYTES);
     float2* stats = reinterpret_cast<float2*>(merged + WARPS * QUERY_TILE * MERGE_ROW);
-    // Warps that left their result of the unit at hand, and units of this block that are done.
-    int* arrived = reinterpret_cast<int*>(stats + WARPS * QUERY_TILE);
-    volatile int* done = arrived + 1;
+    // One barrier for the warps' results of a unit, one for their having been put together, and who comes last.
+    int* arrivals_here = reinterpret_cast<int*>(stats + WARPS * QUERY_TILE) + 4;
+    const u32 written = (u32)__cvta_generic_to_shared(arrivals_here) - 16, done = written + 8;
     const u32 ring = (u32)__cvta_generic_to_shared(shared) + warp * STAGES * STAGE_BYTES;
     const char* key_bytes = reinterpret_cast<const char*>(keys);
     const char* value_bytes = reinterpret_cast<const char*>(values);
 
     let_next_kernel_start();
     const int units = __ldg(task_count) * kv_heads;
-    const auto task_of = [&](int unit) { return unit < units ? read_task(tasks, unit / kv_heads) : Task{}; };
+    const auto words_of = [&](int unit) { return read_words(tasks, unit / kv_heads, unit < units); };
     const int grid = gridDim.x;
     int number = blockIdx.x;
-    Unit unit = open(task_of(number), number % kv_heads, 0, block_tables);
-    Unit next = open(task_of(number + grid), (number + grid) % kv_heads, unit.task.page_count % WARPS, block_tables);
-    if (threadIdx.x == 0) *arrived = *done = 0;
+    const int words = words_of(number), next_words = words_of(number + grid);
+    Unit unit = open(task_of(words), number % kv_heads, 0, block_tables);
+    Unit next = open(task_of(next_words), (number + grid) % kv_heads, unit.task.page_count % WARPS, block_tables);
+    if (threadIdx.x == 0) {
+        *arrivals_here = 0;
+        barrier_init(written, WARPS);
+        barrier_init(done, 1);
+    }
     __syncthreads();
 
     // Pages of this unit and of the next whose copies were started; the ring holds those that are not yet used.
     int loaded = 0, loaded_next = 0, waiting = 0, load_stage = 0, use_stage = 0;
+    bool has_waited = false, has_spans = false;
+    const u32 zero = (u32)kv_heads >> 31;  // nothing that the compiler knows
     const auto load_more = [&]() {
         while (waiting < STAGES && (loaded < unit.pages || loaded_next < next.pages)) {
             const u32 to = ring + load_stage * STAGE_BYTES;
-            if (loaded < unit.pages) load_page(to, unit, loaded++, key_bytes, value_bytes, kv_heads);
-            else load_page(to, next, loaded_next++, key_bytes, value_bytes, kv_heads);
+            if (loaded < unit.pages) load_page(to, unit, loaded++, key_bytes, value_bytes, kv_heads, has_waited);
+            else load_page(to, next, loaded_next++, key_bytes, value_bytes, kv_heads, has_waited);
             load_stage = load_stage == STAGES - 1 ? 0 : load_stage + 1;
             waiting += 1;
         }
     };
     load_more();
-    wait_for_previous_kernel();
+    if (!has_waited) wait_for_previous_kernel();
+    has_waited = true;
     Fragments fragments, next_fragments;
     load_queries(fragments, unit, queries, query_stride);
 
     for (int turn = 0; number < units; ++turn, number += grid) {
-        const Task task_after = task_of(number + 2 * grid);
+        const int words_after = words_of(number + 2 * grid);
         load_queries(next_fragments, next, queries, query_stride);
         const Task& task = unit.task;
         const int lowest = task.position_first + task.query_first / GROUP;
@@ -484,70 +588,74 @@ attention_decode(const bf16* __restrict__ queries, int query_stride, const bf16*
         }
         load_more();
 
+        // The results of the unit before are put together by now, or soon.
+        if (turn > 0) barrier_wait(done, (turn - 1) % 2);
         if (unit.pages > 0) {
-            // Those of the unit before are read by now, or soon.
-            while (*done != turn) {}
-            __threadfence_block();
 #pragma unroll
             for (int tile = 0; tile < TILES; ++tile)
 #pragma unroll
                 for (int t = 0; t < 2; ++t) {
-                    const int row = unit.place * QUERY_TILE + tile * 8 + lane % 4 * 2 + t;
+                    const int column = tile * 8 + lane % 4 * 2 + t, row = unit.place * QUERY_TILE + column;
                     float* to = merged + row * MERGE_ROW + lane / 4;
+                    if (column < QUERY_TILE) {
 #pragma unroll
-                    for (int step = 0; step < STEPS; ++step) {
-                        to[step * 16] = state.output[tile][step][t];
-                        to[step * 16 + 8] = state.output[tile][step][t + 2];
+                        for (int step = 0; step < STEPS; ++step) {
+                            to[step * 16] = state.output[tile][step][t];
+                            to[step * 16 + 8] = state.output[tile][step][t + 2];
+                        }
                     }
                     float sum = state.sum[tile][t];
                     sum += __shfl_xor_sync(~0u, sum, 4);
                     sum += __shfl_xor_sync(~0u, sum, 8);
                     sum += __shfl_xor_sync(~0u, sum, 16);
-                    if (lane < 4) stats[row] = make_float2(state.largest[tile][t], sum);
+                    if (lane < 4 && column < QUERY_TILE) stats[row] = make_float2(state.largest[tile][t], sum);
                 }
-            __threadfence_block();
-            __syncwarp();
-            const int members = min(WARPS, task.page_count);
-            int before = lane == 0 ? atomicAdd(arrived, 1) : 0;
-            before = __shfl_sync(~0u, before, 0);
-            if (before == members - 1) {
-                __threadfence_block();
-                const long long slot = (long long)(task.slot_first + task.span) * kv_heads + unit.head;
-                for (int query = 0; query < task.query_count; ++query) {
-                    float largest;
-                    const Sum sum = put_together<WARPS>(
-                        members, largest,
-                        [&](int i, int column) {
-                            const float* from = merged + (i * QUERY_TILE + query) * MERGE_ROW + column;
-                            return *reinterpret_cast<const float4*>(from);
-                        },
-                        [&](int i) { return stats[i * QUERY_TILE + query]; });
-                    if (task.span_count == 1) write_output(sum, unit, query, output, output_stride);
-                    else write_partial(sum, largest, query, partials + slot * PARTIAL);
-                }
-                __syncwarp();
-                if (lane == 0) {
-                    *arrived = 0;
-                    __threadfence_block();
-                    *done = turn + 1;
-                }
-                __syncwarp();
-                if (task.span_count > 1)
-                    put_spans_together(unit, partials, arrivals, kv_heads, output, output_stride);
-            }
         }
+        __syncwarp();
+        int before = 0;
+        if (lane == 0) {
+            barrier_arrive(written);
+            before = atomicAdd(arrivals_here, 1);
+        }
+        before = __shfl_sync(~0u, before, 0);
+        if (before % WARPS == WARPS - 1) {
+            barrier_wait(written, turn % 2);
+            const int members = min(WARPS, task.page_count);
+            const long long slot = (long long)(task.slot_first + task.span) * kv_heads + unit.head;
+#pragma unroll 2
+            for (int query = 0; query < task.query_count; ++query) {
+                float largest;
+                const Sum sum = put_together<WARPS>(
+                    members, largest,
+                    [&](int i, int column) {
+                        const float* from = merged + (i * QUERY_TILE + query) * MERGE_ROW + column;
+                        return *reinterpret_cast<const float4*>(from);
+                    },
+                    [&](int i) { return stats[i * QUERY_TILE + query]; });
+                if (task.span_count == 1) write_output(sum, task, unit.head, query, output, output_stride);
+                else write_partial(sum, largest, query, partials + slot * PARTIAL);
+            }
+            __syncwarp();
+            if (lane == 0) barrier_arrive(done);
+        }
+        has_spans = has_spans || task.span_count > 1;
 
-        const int rotation = (next.rotation + next.task.page_count) % WARPS;
-        unit = next;
-        next = open(task_after, (number + 2 * grid) % kv_heads, rotation, block_tables);
-        loaded = loaded_next;
-        loaded_next = 0;
+        // Asked for long ago. A plain copy would be moved behind the reads that follow, and wait for those as well.
 #pragma unroll
         for (int tile = 0; tile < TILES; ++tile)
 #pragma unroll
             for (int step = 0; step < STEPS; ++step)
 #pragma unroll
                 for (int half = 0; half < 2; ++half)
-                    fragments[tile][step][half] = next_fragments[tile][step][half];
+                    asm volatile("or.b32 %0, %1, %2;"
+                                 : "=r"(fragments[tile][step][half])
+                                 : "r"(next_fragments[tile][step][half]), "r"(zero));
+        const int rotation = (next.rotation + next.task.page_count) % WARPS;
+        unit = next;
+        next = open(task_of(words_after), (number + 2 * grid) % kv_heads, rotation, block_tables);
+        loaded = loaded_next;
+        loaded_next = 0;
     }
+    if (has_spans)
+        put_spans_together(reinterpret_cast<int*>(shared), tasks, units, partials, arrivals, kv_heads, output, output_stride);
 }

@@ -1,14 +1,17 @@
 //! Attention over paged keys and values: a kernel for sequences with few queries, whose keys are split over the GPU, and
 //! one for prompts, which on Hopper's generation is one of its own.
 
-mod tasks;
+mod list;
+pub mod tasks;
 
 use std::{ffi::c_void, sync::Arc};
 
 use cudarc::driver::sys;
 use half::bf16;
 
-pub use tasks::{Capacity, Sequence, TaskList, Tiles};
+pub use list::{StepLimits, TaskList, TaskPlanner};
+pub use tasks::Sequence;
+use tasks::{DecodeShape, PrefillShape};
 
 use super::{BLOCK_TOKENS, KernelOptions, NextModule};
 use crate::{
@@ -59,78 +62,12 @@ pub struct AttentionScratch {
     partials: DeviceBuffer<f32>,
     arrivals: DeviceBuffer<u32>,
     counters: DeviceBuffer<u32>,
-    capacity: Capacity,
 }
 
 impl AttentionScratch {
-    /// What its memory suffices for.
-    pub fn capacity(&self) -> Capacity {
-        self.capacity
-    }
-
     /// Bytes of it.
     pub fn bytes(&self) -> u64 {
         (self.partials.bytes() + self.arrivals.bytes() + self.counters.bytes()) as u64
-    }
-}
-
-/// Sizes that follow from the width and group of heads, as the sources have them by default.
-#[derive(Clone, Copy, Debug)]
-struct Geometry {
-    head_dim: usize,
-    group: usize,
-    hopper: bool,
-}
-
-impl Geometry {
-    fn decode_warps(self) -> usize {
-        if self.head_dim > 128 { 4 } else { 8 }
-    }
-
-    fn decode_queries(self) -> usize {
-        if self.group > 8 && self.head_dim <= 128 { 16 } else { 8 }
-    }
-
-    fn decode_shared_bytes(self) -> usize {
-        const STAGES: usize = 2;
-        let page = 2 * BLOCK_TOKENS * (2 * self.head_dim + 16);
-        self.decode_warps() * (STAGES * page + self.decode_queries() * (4 * self.head_dim + 24))
-            + 16
-    }
-
-    fn prefill_warps(self) -> usize {
-        if self.head_dim > 128 { 8 } else { 4 }
-    }
-
-    fn hopper_consumers(self) -> usize {
-        if self.head_dim > 64 { 2 } else { 3 }
-    }
-
-    fn prefill_queries(self) -> usize {
-        match (self.hopper, self.head_dim) {
-            (true, _) => 64 * self.hopper_consumers(),
-            (false, 0..=128) => 32 * self.prefill_warps(),
-            (false, _) => 16 * self.prefill_warps(),
-        }
-    }
-
-    fn prefill_shared_bytes(self) -> usize {
-        if self.hopper {
-            let (key_tile, stages) = if self.head_dim > 128 { (64, 1) } else { (128, 2) };
-            let rows = stages * 64 * self.hopper_consumers() + 4 * key_tile;
-            return 1280 + 128 * self.head_dim.div_ceil(64) * rows;
-        }
-        let key_tile = if self.head_dim > 80 && self.head_dim <= 128 { 32 } else { 64 };
-        (self.prefill_queries() + 2 * key_tile) * (2 * self.head_dim + 16)
-    }
-
-    fn prefill_threads(self) -> usize {
-        if self.hopper { 128 * (self.hopper_consumers() + 1) } else { 32 * self.prefill_warps() }
-    }
-
-    /// Floats that a span's result takes for one key-value head.
-    fn partial_len(self) -> usize {
-        self.decode_queries() * (self.head_dim + 2)
     }
 }
 
@@ -213,29 +150,39 @@ enum PrefillKernel {
 /// The kernels.
 #[derive(Debug)]
 pub struct AttentionKernels {
-    geometry: Geometry,
+    planner: TaskPlanner,
     decode: Kernel<DecodeArguments>,
     prefill: PrefillKernel,
-    decode_blocks: usize,
     prefill_blocks: usize,
+}
+
+/// The shapes in which the kernels are compiled for a model.
+fn shapes(options: KernelOptions) -> (DecodeShape, PrefillShape) {
+    let KernelOptions { head_dim, group, hopper, shared_bytes_max } = options;
+    let shared_bytes_max = shared_bytes_max as usize;
+    let prefill = if hopper {
+        PrefillShape::hopper(head_dim, group)
+    } else {
+        PrefillShape::portable(head_dim, group, shared_bytes_max)
+    };
+    (DecodeShape::new(head_dim, group, shared_bytes_max), prefill)
 }
 
 /// The sources for a model. That of the prompts' kernel is Hopper's own where it can be.
 pub(super) fn units(options: KernelOptions) -> Vec<Unit> {
-    let unit = |name, source| Unit {
+    let unit = |name, source, macros: &[(&'static str, usize)]| Unit {
         name,
         source,
-        macros: vec![
-            ("HEAD_DIM", options.head_dim.to_string()),
-            ("GROUP", options.group.to_string()),
-        ],
+        macros: macros.iter().map(|&(name, value)| (name, value.to_string())).collect(),
     };
+    let (decode, prefill) = shapes(options);
     let prefill = if options.hopper {
-        unit("attention_prefill_hopper", include_str!("prefill_hopper.cu"))
+        let source = include_str!("prefill_hopper.cu");
+        unit("attention_prefill_hopper", source, &prefill.macros)
     } else {
-        unit("attention_prefill", include_str!("prefill.cu"))
+        unit("attention_prefill", include_str!("prefill.cu"), &prefill.macros)
     };
-    vec![unit("attention_decode", include_str!("decode.cu")), prefill]
+    vec![unit("attention_decode", include_str!("decode.cu"), &decode.macros()), prefill]
 }
 
 impl AttentionKernels {
@@ -244,57 +191,40 @@ impl AttentionKernels {
         options: KernelOptions,
         next: &mut NextModule<'_>,
     ) -> Result<Self, Error> {
-        let KernelOptions { head_dim, group, hopper } = options;
-        let geometry = Geometry { head_dim, group, hopper };
-        let multiprocessors = gpu.properties().multiprocessors;
-        let decode_shared = geometry.decode_shared_bytes() as u32;
-        let decode: Kernel<DecodeArguments> = next()?.kernel("attention_decode", decode_shared)?;
-        let decode_threads = 32 * geometry.decode_warps() as u32;
-        let decode_blocks = decode.blocks_per_multiprocessor(decode_threads, decode_shared)?;
-        let shared = geometry.prefill_shared_bytes() as u32;
-        let threads = geometry.prefill_threads() as u32;
-        let (prefill, prefill_blocks) = if hopper {
-            let kernel = next()?.kernel("attention_prefill_hopper", shared)?;
-            (PrefillKernel::Hopper(kernel), 1)
+        let multiprocessors = gpu.properties().multiprocessors as usize;
+        let (decode_shape, prefill_shape) = shapes(options);
+        let shared = decode_shape.shared_bytes() as u32;
+        let decode: Kernel<DecodeArguments> = next()?.kernel("attention_decode", shared)?;
+        let blocks = decode.blocks_per_multiprocessor(decode_shape.threads() as u32, shared)?;
+        let decode_blocks = blocks.max(1) as usize * multiprocessors;
+        let (shared, threads) = (prefill_shape.shared_bytes as u32, prefill_shape.threads as u32);
+        let (prefill, blocks) = if options.hopper {
+            (PrefillKernel::Hopper(next()?.kernel("attention_prefill_hopper", shared)?), 1)
         } else {
             let kernel: Kernel<PrefillArguments> = next()?.kernel("attention_prefill", shared)?;
             let blocks = kernel.blocks_per_multiprocessor(threads, shared)?;
             (PrefillKernel::Common(kernel), blocks)
         };
-        Ok(Self {
-            geometry,
-            decode,
-            prefill,
-            decode_blocks: (decode_blocks.max(1) * multiprocessors) as usize,
-            prefill_blocks: (prefill_blocks.max(1) * multiprocessors) as usize,
-        })
+        let prefill_blocks = blocks.max(1) as usize * multiprocessors;
+        let planner = TaskPlanner { decode: decode_shape, prefill: prefill_shape, decode_blocks };
+        Ok(Self { planner, decode, prefill, prefill_blocks })
     }
 
-    /// The sizes by which tasks are made.
-    pub fn tiles(&self) -> Tiles {
-        Tiles {
-            group: self.geometry.group,
-            decode_queries: self.geometry.decode_queries(),
-            prefill_queries: self.geometry.prefill_queries(),
-        }
+    /// What cuts steps into tasks for these kernels.
+    pub fn planner(&self) -> &TaskPlanner {
+        &self.planner
     }
 
-    /// Memory for steps whose sequences have this many spans in all.
-    pub fn scratch(
-        &self,
-        stream: &Stream,
-        spans: usize,
-        kv_heads: usize,
-    ) -> Result<AttentionScratch, Error> {
-        // Results of groups come on top, an eighth and less; each has a counter.
-        let slots = spans + spans / 4 + 16;
-        let counters = slots;
-        let partials = slots * kv_heads * self.geometry.partial_len();
+    /// Memory for steps within the limits.
+    pub fn scratch(&self, stream: &Stream, limits: StepLimits) -> Result<AttentionScratch, Error> {
+        // There are never more counters than tasks, nor more than five slots for four.
+        let tasks = self.planner.decode_tasks_max(limits);
+        let slots = tasks + tasks / 4 + 1;
+        let partials = slots * limits.kv_heads * self.planner.decode.partial_len();
         Ok(AttentionScratch {
             partials: DeviceBuffer::new(stream.gpu(), partials, "attention")?,
-            arrivals: DeviceBuffer::zeroed(stream, counters * kv_heads, "attention")?,
+            arrivals: DeviceBuffer::zeroed(stream, tasks * limits.kv_heads, "attention")?,
             counters: DeviceBuffer::zeroed(stream, 2, "attention")?,
-            capacity: Capacity { slots, counters },
         })
     }
 
@@ -308,15 +238,16 @@ impl AttentionKernels {
         args: &Attention<'_>,
         scratch: &AttentionScratch,
     ) -> Result<(), Error> {
-        let head_dim = self.geometry.head_dim;
+        let TaskPlanner { decode, prefill, decode_blocks } = &self.planner;
+        let head_dim = decode.head_dim;
         let block = BLOCK_TOKENS * head_dim;
         assert!(args.query_stride.is_multiple_of(head_dim), "whole heads");
         assert_eq!(args.keys.len(), args.values.len(), "as many keys as values");
         // Rows hold heads of queries, then as many of keys as of values.
         let all_heads = args.query_stride / head_dim;
-        let kv_heads = all_heads / (self.geometry.group + 2);
-        assert_eq!(kv_heads * (self.geometry.group + 2), all_heads, "heads of a row");
-        let output_stride = kv_heads * self.geometry.group * head_dim;
+        let kv_heads = all_heads / (decode.group + 2);
+        assert_eq!(kv_heads * (decode.group + 2), all_heads, "heads of a row");
+        let output_stride = kv_heads * decode.group * head_dim;
         assert!(args.keys.len().is_multiple_of(kv_heads * block), "whole blocks");
         assert!(args.queries.len() >= args.rows * args.query_stride, "queries");
         assert!(args.output.len() >= args.rows * output_stride, "output");
@@ -348,10 +279,10 @@ impl AttentionKernels {
                 scale,
                 softcap,
             };
-            let blocks = self.decode_blocks.min(decode_tasks * kv_heads);
+            let blocks = (*decode_blocks).min(decode_tasks * kv_heads);
             let shape = Shape {
-                shared_bytes: self.geometry.decode_shared_bytes() as u32,
-                ..Shape::row(blocks, 32 * self.geometry.decode_warps() as u32)
+                shared_bytes: decode.shared_bytes() as u32,
+                ..Shape::row(blocks, decode.threads() as u32)
             };
             // SAFETY: the sizes were checked above; the tasks are those that were made for the step.
             unsafe { self.decode.launch(stream, shape, arguments)? };
@@ -377,8 +308,8 @@ impl AttentionKernels {
         };
         let blocks = self.prefill_blocks.min(prefill_tasks * kv_heads);
         let shape = Shape {
-            shared_bytes: self.geometry.prefill_shared_bytes() as u32,
-            ..Shape::row(blocks, self.geometry.prefill_threads() as u32)
+            shared_bytes: prefill.shared_bytes as u32,
+            ..Shape::row(blocks, prefill.threads as u32)
         };
         match &self.prefill {
             // SAFETY: as above.

@@ -152,7 +152,7 @@ attention_prefill(const bf16* __restrict__ queries, int query_stride, const bf16
     const u32 query_from = query_tile + (warp * WARP_ROWS + lane % 16) * ROW_BYTES + lane / 16 * 16;
     const u32 key_from = key_tile + (lane % 8 + lane / 16 * 8) * ROW_BYTES + lane / 8 % 2 * 16;
     const u32 value_from = value_tile + lane % 16 * ROW_BYTES + lane / 16 * 16;
-    const float factor = softcap > 0.0f ? LOG2_E : scale * LOG2_E;
+    const float factor = softcap > 0.0f ? LOG2_E : scale * LOG2_E, cap_factor = __fdividef(scale, softcap);
 
     let_next_kernel_start();
     const int units = __ldg(task_count) * kv_heads;
@@ -252,7 +252,7 @@ attention_prefill(const bf16* __restrict__ queries, int query_stride, const bf16
                     for (int column = 0; column < KEY_TILE / 8; ++column)
 #pragma unroll
                         for (int k = 0; k < 4; ++k)
-                            scores[i][column][k] = softcap * tanh_of(scores[i][column][k] * scale / softcap);
+                            scores[i][column][k] = softcap * tanh_of(scores[i][column][k] * cap_factor);
                 }
                 if (is_masked) {
 #pragma unroll
@@ -323,7 +323,7 @@ attention_prefill(const bf16* __restrict__ queries, int query_stride, const bf16
                 float sum = total[i][half];
                 sum += __shfl_xor_sync(~0u, sum, 1);
                 sum += __shfl_xor_sync(~0u, sum, 2);
-                const float inverse = 1.0f / sum;
+                const float inverse = __fdividef(1.0f, sum);
                 const int row = warp * WARP_ROWS + i * 16 + half * 8 + lane / 4, query = query_first + row;
                 if (row >= query_count) continue;
                 bf16* to = output + (long long)(row_first + query / GROUP) * output_stride

@@ -6,12 +6,12 @@
 // b begins with unit b and then takes whichever is next.
 //
 // One warpgroup copies and the others compute, 64 queries each. Of the copying one, the first warp chooses units, tells
-// the others, and brings keys and values page by page, two tiles of each ahead; its other warps bring the next unit's
-// queries, whose rows are scattered. A computing warpgroup issues the scores of a tile, then the weighted sum of the
+// the others, and brings keys page by page, the second brings values, both up to two tiles ahead; the other two bring
+// the queries of the unit after, whose rows are scattered. A computing warpgroup issues the scores of a tile, then the weighted sum of the
 // values of the tile before, and does the softmax of the former while the tensor cores do the latter; two warpgroups take
 // turns at issuing, so that the softmax of one falls into the products of the other.
 //
-// Macros: HEAD_DIM (64, 80, 96, 128 or 256), GROUP (query heads a key-value head). Optional: CONSUMERS (computing
+// Macros: HEAD_DIM (64, 80, 96, 128 or 256), GROUP (query heads a key-value head). Optional: CONSUMERS (2: computing
 // warpgroups: 3 for heads of 64, else 2), KEY_TILE (128; 64 for heads wider than 128), QUERY_STAGES (2; 1 for heads wider
 // than 128).
 //
@@ -27,7 +27,7 @@
 //   window          positions seen, the row's own included; 0: all
 //   scale, softcap  score = scale * dot, then softcap * tanh(score / softcap) if softcap > 0
 // Launch: any grid (one block a multiprocessor), (CONSUMERS + 1) * 128 threads, dynamic shared memory
-//   1280 + 128 * ceil(HEAD_DIM / 64) * (QUERY_STAGES * 64 * CONSUMERS + 4 * KEY_TILE) bytes.
+//   1280 + 128 * ceil(HEAD_DIM / 64) * (QUERY_STAGES * 64 * CONSUMERS + (KEY_STAGES + VALUE_STAGES) * KEY_TILE) bytes.
 //
 // Papers: Shah et al. 2024 (FlashAttention-3: roles of warpgroups, turns, softmax under products), Dao 2023, Milakov and
 // Gimelshein 2018 (running softmax), Kwon et al. 2023 (pages), Ainslie et al. 2023 (grouped heads).
@@ -35,13 +35,19 @@
 #include <cuda_bf16.h>
 
 #ifndef CONSUMERS
-#define CONSUMERS (HEAD_DIM > 64 ? 2 : 3)
+#define CONSUMERS 2
 #endif
 #ifndef KEY_TILE
 #define KEY_TILE (HEAD_DIM > 128 ? 64 : 128)
 #endif
 #ifndef QUERY_STAGES
 #define QUERY_STAGES (HEAD_DIM > 128 ? 1 : 2)
+#endif
+#ifndef KEY_STAGES
+#define KEY_STAGES 2
+#endif
+#ifndef VALUE_STAGES
+#define VALUE_STAGES (HEAD_DIM > 128 ? 2 : 3)
 #endif
 
 typedef __nv_bfloat16 bf16;
@@ -74,12 +80,10 @@ constexpr int COLUMN_GROUPS = (HEAD_DIM + 63) / 64;
 constexpr int QUERY_BYTES = COLUMN_GROUPS * QUERY_TILE * ROW_BYTES;
 constexpr int TILE_BYTES = COLUMN_GROUPS * KEY_TILE * ROW_BYTES;
 constexpr int PAGE_BYTES = COLUMN_GROUPS * BLOCK_TOKENS * ROW_BYTES;
-constexpr int STAGES = 2;
 constexpr int UNIT_STAGES = 2;
-constexpr int LOADERS = 96;
-constexpr int COPY_REGISTERS = CONSUMERS == 2 ? 40 : 32;
-constexpr int COMPUTE_REGISTERS = CONSUMERS == 2 ? 232 : 160;
-constexpr bool TAKES_TURNS = CONSUMERS == 2;
+constexpr int LOADERS = 64;
+constexpr int COPY_REGISTERS = CONSUMERS == 2 ? 40 : 56;
+constexpr int COMPUTE_REGISTERS = CONSUMERS == 2 ? 232 : 152;
 constexpr float LOG2_E = 1.4426950408889634f;
 // The score of a position that is not seen: minus infinity.
 #define NOTHING __int_as_float(0xff800000)
@@ -282,9 +286,9 @@ struct Shared {
     u32 queries, keys, values, barriers;
     int4* units;
     __device__ u32 key_barriers() const { return barriers; }
-    __device__ u32 value_barriers() const { return barriers + 16 * STAGES; }
-    __device__ u32 query_barriers() const { return barriers + 32 * STAGES; }
-    __device__ u32 unit_barriers() const { return barriers + 32 * STAGES + 16 * QUERY_STAGES; }
+    __device__ u32 value_barriers() const { return key_barriers() + 16 * KEY_STAGES; }
+    __device__ u32 query_barriers() const { return value_barriers() + 16 * VALUE_STAGES; }
+    __device__ u32 unit_barriers() const { return query_barriers() + 16 * QUERY_STAGES; }
     __device__ Unit unit(int stage) const {
         const int4 a = units[2 * stage], b = units[2 * stage + 1];
         return Unit{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
@@ -308,68 +312,78 @@ struct Arguments {
     float softcap;
 };
 
-// The first warp: chooses units and brings their keys and values.
-__device__ __forceinline__ void bring_pages(const Arguments& arguments, const Shared& shared) {
-    const int lane = threadIdx.x % 32, kv_heads = arguments.kv_heads;
-    const int units = __ldg(arguments.task_count) * kv_heads;
-    const bool is_shared_out = units > gridDim.x;
-    Ring<STAGES> key_ring(shared.key_barriers()), value_ring(shared.value_barriers());
-    Ring<UNIT_STAGES> unit_ring(shared.unit_barriers());
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-    for (int number = blockIdx.x;;) {
-        unit_ring.wait_empty();
-        int4 rows = make_int4(0, 0, 0, 0), place = make_int4(0, 0, 0, 0);
-        if (number < units) {
-            const int4* words = reinterpret_cast<const int4*>(arguments.tasks + number / kv_heads);
-            rows = __ldg(words);
-            place = __ldg(words + 1);
-            place.z = number % kv_heads;
-            place.w = 1;
+// Brings the tiles of a unit's keys or values, from the last to the first.
+template <int COUNT>
+__device__ __forceinline__ void bring_tiles(const Arguments& arguments, const Unit& unit, Ring<COUNT>& ring,
+                                            const TensorMap* map, u32 tiles) {
+    const int lane = threadIdx.x % 32;
+    const int page_first = unit.page_first(arguments.window), tile_first = page_first / TILE_BLOCKS;
+    // The first rows of a tile's pages in the pool, one a lane, read a tile ahead.
+    const auto rows_of = [&](int tile) {
+        const int page = tile * TILE_BLOCKS + lane;
+        if (page < page_first || lane >= TILE_BLOCKS || page * BLOCK_TOKENS >= unit.position_end) return -1;
+        const int block = __ldg(arguments.block_tables + unit.table_first + page);
+        return (block * arguments.kv_heads + unit.head) * BLOCK_TOKENS;
+    };
+    int tile = unit.highest() / KEY_TILE;
+    int rows = rows_of(tile);
+    for (; tile >= tile_first; --tile) {
+        const int next_rows = rows_of(tile - 1);
+        const int bytes = __popc(__ballot_sync(~0u, rows >= 0)) * PAGE_BYTES;
+        ring.wait_empty();
+        if (lane == 0) barrier_arrive_expecting(ring.full(), bytes);
+        __syncwarp();
+#pragma unroll
+        for (int page = 0; page < TILE_BLOCKS; ++page) {
+            const int row = __shfl_sync(~0u, rows, page);
+            if (lane != 0 || row < 0) continue;
+            const u32 to = tiles + ring.stage * TILE_BYTES + page * BLOCK_TOKENS * ROW_BYTES;
+#pragma unroll
+            for (int group = 0; group < COLUMN_GROUPS; ++group)
+                copy_page(to + group * KEY_TILE * ROW_BYTES, map, group * 64, row, ring.full());
         }
+        ring.advance();
+        rows = next_rows;
+    }
+}
+
+__device__ __forceinline__ Unit read_unit(const Arguments& arguments, int number, int units) {
+    if (number >= units) return Unit{};
+    const int4* words = reinterpret_cast<const int4*>(arguments.tasks + number / arguments.kv_heads);
+    const int4 a = __ldg(words), b = __ldg(words + 1);
+    return Unit{a.x, a.y, a.z, a.w, b.x, b.y, number % arguments.kv_heads, 1};
+}
+
+// The first warp: chooses units, tells the others a unit ahead, and brings their keys. The first two units of a block are
+// a long one and a short one, the others whichever is next.
+__device__ __forceinline__ void bring_keys(const Arguments& arguments, const Shared& shared) {
+    const int lane = threadIdx.x % 32, grid = gridDim.x;
+    const int units = __ldg(arguments.task_count) * arguments.kv_heads;
+    const bool is_shared_out = units > 2 * grid;
+    Ring<KEY_STAGES> key_ring(shared.key_barriers());
+    Ring<UNIT_STAGES> unit_ring(shared.unit_barriers());
+    const auto tell = [&](const Unit& unit) {
+        unit_ring.wait_empty();
         if (lane == 0) {
-            shared.units[2 * unit_ring.stage] = rows;
-            shared.units[2 * unit_ring.stage + 1] = place;
+            shared.units[2 * unit_ring.stage] =
+                make_int4(unit.row_first, unit.position_first, unit.query_first, unit.query_count);
+            shared.units[2 * unit_ring.stage + 1] =
+                make_int4(unit.table_first, unit.position_end, unit.head, unit.present);
             barrier_arrive(unit_ring.full());
         }
         unit_ring.advance();
-        if (number >= units) break;
-        const Unit unit{rows.x, rows.y, rows.z, rows.w, place.x, place.y, place.z, place.w};
-        int next = units;
-        if (is_shared_out && lane == 0) next = gridDim.x + atomicAdd(arguments.counters, 1u);
-
-        const int page_first = unit.page_first(arguments.window), tile_first = page_first / TILE_BLOCKS;
-        // The blocks of a tile, one a lane, read a tile ahead.
-        const auto blocks_of = [&](int tile) {
-            const int page = tile * TILE_BLOCKS + lane;
-            const bool present = page >= page_first && lane < TILE_BLOCKS && page * BLOCK_TOKENS < unit.position_end;
-            return present ? __ldg(arguments.block_tables + unit.table_first + page) : -1;
-        };
-        int tile = unit.highest() / KEY_TILE;
-        int blocks = blocks_of(tile);
-        for (; tile >= tile_first; --tile) {
-            const int next_blocks = blocks_of(tile - 1);
-            const int bytes = __popc(__ballot_sync(~0u, blocks >= 0)) * PAGE_BYTES;
-            const auto bring = [&](Ring<STAGES>& ring, const TensorMap* map, u32 tiles) {
-                ring.wait_empty();
-                if (lane == 0) barrier_arrive_expecting(ring.full(), bytes);
-                __syncwarp();
-#pragma unroll
-                for (int page = 0; page < TILE_BLOCKS; ++page) {
-                    const int block = __shfl_sync(~0u, blocks, page);
-                    if (lane != 0 || block < 0) continue;
-                    const u32 to = tiles + ring.stage * TILE_BYTES + page * BLOCK_TOKENS * ROW_BYTES;
-                    const int row = (block * kv_heads + unit.head) * BLOCK_TOKENS;
-#pragma unroll
-                    for (int group = 0; group < COLUMN_GROUPS; ++group)
-                        copy_page(to + group * KEY_TILE * ROW_BYTES, map, group * 64, row, ring.full());
-                }
-                ring.advance();
-            };
-            bring(key_ring, arguments.keys, shared.keys);
-            bring(value_ring, arguments.values, shared.values);
-            blocks = next_blocks;
-        }
-        number = __shfl_sync(~0u, next, 0);
+    };
+    Unit unit = read_unit(arguments, blockIdx.x, units);
+    Unit next = read_unit(arguments, 2 * grid - 1 - blockIdx.x, units);
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    tell(unit);
+    while (unit.present) {
+        tell(next);
+        int number = units;
+        if (is_shared_out && next.present && lane == 0) number = 2 * grid + atomicAdd(arguments.counters, 1u);
+        bring_tiles(arguments, unit, key_ring, arguments.keys, shared.keys);
+        unit = next;
+        next = read_unit(arguments, __shfl_sync(~0u, number, 0), units);
     }
     // The last block to leave makes the counters ready for the next launch.
     if (is_shared_out && lane == 0 && atomicAdd(arguments.counters + 1, 1u) == gridDim.x - 1) {
@@ -378,9 +392,24 @@ __device__ __forceinline__ void bring_pages(const Arguments& arguments, const Sh
     }
 }
 
-// The other copying warps: bring the queries of the units.
+// The second warp: brings the values of the units.
+__device__ __forceinline__ void bring_values(const Arguments& arguments, const Shared& shared) {
+    Ring<VALUE_STAGES> value_ring(shared.value_barriers());
+    Ring<UNIT_STAGES> unit_ring(shared.unit_barriers());
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    while (true) {
+        unit_ring.wait_full();
+        const Unit unit = shared.unit(unit_ring.stage);
+        unit_ring.release();
+        unit_ring.advance();
+        if (!unit.present) return;
+        bring_tiles(arguments, unit, value_ring, arguments.values, shared.values);
+    }
+}
+
+// The last two copying warps: bring the queries of the units.
 __device__ __forceinline__ void bring_queries(const Arguments& arguments, const Shared& shared) {
-    const int thread = threadIdx.x - 32;
+    const int thread = threadIdx.x - 64;
     Ring<UNIT_STAGES> unit_ring(shared.unit_barriers());
     Ring<QUERY_STAGES> query_ring(shared.query_barriers());
     asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -412,19 +441,12 @@ __device__ __forceinline__ void bring_queries(const Arguments& arguments, const 
 __device__ __forceinline__ void compute(const Arguments& arguments, const Shared& shared) {
     const int group = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, lane = threadIdx.x % 32;
     const int window = arguments.window;
-    const float scale = arguments.scale, softcap = arguments.softcap;
-    const float factor = softcap > 0.0f ? LOG2_E : scale * LOG2_E;
-    Ring<STAGES> key_ring(shared.key_barriers()), value_ring(shared.value_barriers());
+    const float softcap = arguments.softcap, cap_factor = __fdividef(arguments.scale, softcap);
+    const float factor = softcap > 0.0f ? LOG2_E : arguments.scale * LOG2_E;
+    Ring<KEY_STAGES> key_ring(shared.key_barriers());
+    Ring<VALUE_STAGES> value_ring(shared.value_barriers());
     Ring<QUERY_STAGES> query_ring(shared.query_barriers());
     Ring<UNIT_STAGES> unit_ring(shared.unit_barriers());
-
-    const auto wait_for_turn = [&]() {
-        if (TAKES_TURNS) asm volatile("bar.sync %0, 256;" :: "r"(1 + group) : "memory");
-    };
-    const auto give_turn = [&]() {
-        if (TAKES_TURNS) asm volatile("bar.arrive %0, 256;" :: "r"(2 - group) : "memory");
-    };
-    if (group == 1) give_turn();
 
     while (true) {
         unit_ring.wait_full();
@@ -446,21 +468,20 @@ __device__ __forceinline__ void compute(const Arguments& arguments, const Shared
         float largest[2] = {NOTHING, NOTHING}, total[2] = {0.0f, 0.0f}, shrink[2];
         u32 weights[KEY_TILE / 16][4];
 
+        const u64 queries = matrix_at(shared.queries + query_ring.stage * QUERY_BYTES + group * 64 * ROW_BYTES, 16);
         const auto start_scores = [&]() {
-            const u32 queries = shared.queries + query_ring.stage * QUERY_BYTES + group * 64 * ROW_BYTES;
-            const u32 keys = shared.keys + key_ring.stage * TILE_BYTES;
+            const u64 keys = matrix_at(shared.keys + key_ring.stage * TILE_BYTES, 16);
 #pragma unroll
             for (int step = 0; step < STEPS; ++step)
-                multiply_keys(scores, matrix_at(queries + step / 4 * QUERY_TILE * ROW_BYTES + step % 4 * 32, 16),
-                              matrix_at(keys + step / 4 * KEY_TILE * ROW_BYTES + step % 4 * 32, 16), step > 0);
+                multiply_keys(scores, queries + (step / 4 * QUERY_TILE * ROW_BYTES + step % 4 * 32) / 16,
+                              keys + (step / 4 * KEY_TILE * ROW_BYTES + step % 4 * 32) / 16, step > 0);
             products_commit();
         };
         const auto start_sums = [&](int tile) {
-            const u32 values = shared.values + value_ring.stage * TILE_BYTES;
+            const u64 values = matrix_at(shared.values + value_ring.stage * TILE_BYTES, KEY_TILE * ROW_BYTES);
 #pragma unroll
             for (int step = 0; step < KEY_TILE / 16; ++step)
-                multiply_values(sums, weights[step], matrix_at(values + step * 16 * ROW_BYTES, KEY_TILE * ROW_BYTES),
-                                step > 0 || tile < tile_last);
+                multiply_values(sums, weights[step], values + step * ROW_BYTES, step > 0 || tile < tile_last);
             products_commit();
         };
         // What lies outside of the sequence's pages may be anything, and zero times that is not always zero.
@@ -476,14 +497,14 @@ __device__ __forceinline__ void compute(const Arguments& arguments, const Shared
                                  :: "r"(values + columns * KEY_TILE * ROW_BYTES + chunk * 16), "r"(0) : "memory");
             }
             publish_stores();
-            asm volatile("bar.sync %0, 128;" :: "r"(3 + group) : "memory");
+            asm volatile("bar.sync %0, 128;" :: "r"(1 + group) : "memory");
         };
         // Scores to weights, and by how much earlier results shrink.
         const auto soften = [&](int tile) {
             const int start = tile * KEY_TILE;
             if (softcap > 0.0f) {
 #pragma unroll
-                for (int i = 0; i < KEY_TILE / 2; ++i) scores[i] = softcap * tanh_of(scores[i] * scale / softcap);
+                for (int i = 0; i < KEY_TILE / 2; ++i) scores[i] = softcap * tanh_of(scores[i] * cap_factor);
             }
             if (start + KEY_TILE - 1 > lowest || (window > 0 && start <= highest - window)) {
 #pragma unroll
@@ -537,22 +558,23 @@ __device__ __forceinline__ void compute(const Arguments& arguments, const Shared
         soften(tile_last);
         pack_weights();
 
+        if (tile_last > tile_first) key_ring.wait_full();
+        value_ring.wait_full();
+        clear_values_outside(tile_last);
         for (int tile = tile_last - 1; tile >= tile_first; --tile) {
-            key_ring.wait_full();
-            value_ring.wait_full();
-            clear_values_outside(tile + 1);
-            wait_for_turn();
             hold(sums);
             hold(weights);
             products_begin();
             start_scores();
             start_sums(tile + 1);
-            give_turn();
             products_wait<1>();
             hold(scores);
             key_ring.release();
             key_ring.advance();
             soften(tile);
+            // The next keys are waited for here, since the compiler moves the wait for the sums to the front of the softmax
+            // unless there is a loop between them, one that needs the softmax: totals are never negative.
+            if (tile > tile_first) barrier_wait(key_ring.full(), key_ring.round ^ (total[0] + total[1] < 0.0f));
             products_wait<0>();
             hold(sums);
             hold(weights);
@@ -561,11 +583,11 @@ __device__ __forceinline__ void compute(const Arguments& arguments, const Shared
 #pragma unroll
             for (int i = 0; i < HEAD_DIM / 2; ++i) sums[i] *= shrink[i / 2 % 2];
             pack_weights();
+            value_ring.wait_full();
+            clear_values_outside(tile);
         }
         query_ring.release();
         query_ring.advance();
-        value_ring.wait_full();
-        clear_values_outside(tile_first);
         hold(sums);
         hold(weights);
         products_begin();
@@ -585,7 +607,7 @@ __device__ __forceinline__ void compute(const Arguments& arguments, const Shared
         for (int half = 0; half < 2; ++half) {
             const int query = unit.query_first + row + half * 8;
             if (row + half * 8 >= unit.query_count) continue;
-            const float inverse = 1.0f / total[half];
+            const float inverse = __fdividef(1.0f, total[half]);
             bf16* to = arguments.output + (long long)(unit.row_first + query / GROUP) * arguments.output_stride
                 + (unit.head * GROUP + query % GROUP) * HEAD_DIM + lane % 4 * 2;
 #pragma unroll
@@ -607,18 +629,18 @@ attention_prefill_hopper(const bf16* __restrict__ queries, int query_stride, con
     Shared shared;
     shared.queries = ((u32)__cvta_generic_to_shared(dynamic) + 1023) / 1024 * 1024;
     shared.keys = shared.queries + QUERY_STAGES * QUERY_BYTES;
-    shared.values = shared.keys + STAGES * TILE_BYTES;
-    shared.barriers = shared.values + STAGES * TILE_BYTES;
+    shared.values = shared.keys + KEY_STAGES * TILE_BYTES;
+    shared.barriers = shared.values + VALUE_STAGES * TILE_BYTES;
     shared.units = units;
     const Arguments arguments{queries, query_stride, &keys, &values, block_tables, tasks, task_count,
                               counters, output, output_stride, kv_heads, window, scale, softcap};
 
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
     if (threadIdx.x == 0) {
-        init_ring<STAGES>(shared.key_barriers(), 1, CONSUMERS * 4);
-        init_ring<STAGES>(shared.value_barriers(), 1, CONSUMERS * 4);
+        init_ring<KEY_STAGES>(shared.key_barriers(), 1, CONSUMERS * 4);
+        init_ring<VALUE_STAGES>(shared.value_barriers(), 1, CONSUMERS * 4);
         init_ring<QUERY_STAGES>(shared.query_barriers(), LOADERS, CONSUMERS * 4);
-        init_ring<UNIT_STAGES>(shared.unit_barriers(), 1, CONSUMERS * 4 + LOADERS / 32);
+        init_ring<UNIT_STAGES>(shared.unit_barriers(), 1, CONSUMERS * 4 + 1 + LOADERS / 32);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         asm volatile("prefetch.tensormap [%0];" :: "l"(&keys) : "memory");
         asm volatile("prefetch.tensormap [%0];" :: "l"(&values) : "memory");
@@ -626,7 +648,8 @@ attention_prefill_hopper(const bf16* __restrict__ queries, int query_stride, con
     __syncthreads();
     if (threadIdx.x < 128) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(COPY_REGISTERS));
-        if (threadIdx.x < 32) bring_pages(arguments, shared);
+        if (threadIdx.x < 32) bring_keys(arguments, shared);
+        else if (threadIdx.x < 64) bring_values(arguments, shared);
         else bring_queries(arguments, shared);
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(COMPUTE_REGISTERS));

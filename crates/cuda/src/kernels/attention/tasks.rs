@@ -1,330 +1,606 @@
-//! From a step's sequences to the task lists that the attention kernels read. Pure: the host knows every length.
+//! How a step's attention is cut into tasks for the kernels beside this file, and with which shapes they are compiled and
+//! launched. Made once a step on the host and uploaded; all layers with the same window use it.
 //!
-//! Sequences with few queries (rows × heads that share a key-value head) go to the kernel for decoding, which splits
-//! their keys into spans; all others to the one for prompts. Where a span ends depends on its own sequence alone, so
-//! that a row's result does not depend on the other rows of a step.
+//! A task is a tile of queries of one sequence, and for decode one span of its positions. The query heads that share a
+//! key-value head are taken together: query `q` of a sequence is head `q % group` of its row `q / group`. A unit of work is
+//! a task for one key-value head; the kernels number units `task × kv_heads + head`.
 
-use super::super::BLOCK_TOKENS;
+/// Positions of a KV block.
+pub const BLOCK_TOKENS: usize = 16;
+/// Results of spans that the decode kernel puts together at once (`FAN_IN` there).
+const FAN_IN: usize = 16;
+/// Pages up to which a tile is never cut: putting spans together costs about as much as reading so many.
+const UNCUT_PAGES: usize = 32;
+/// Fewest pages of a span: one a warp.
+const SPAN_PAGES_MIN: usize = 8;
+/// Units that a block should have at least if it has several, so that all blocks end at about the same time.
+const ROUNDS: usize = 3;
+/// Tiles of queries that the decode kernel should take of a sequence at most: each reads all keys once more.
+const DECODE_TILES_MAX: usize = 8;
 
-/// Rows of one sequence in a step. Its keys and values up to the last of these positions are in the cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Rows of one sequence in a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sequence {
-    /// First row in the step.
+    /// Its first row in the step.
     pub row_first: usize,
-    /// How many rows.
+    /// Its rows.
     pub row_count: usize,
-    /// The position of the first row.
+    /// The position of its first row.
     pub position_first: usize,
-    /// Where its table begins among the block tables.
+    /// Where its block table begins among the step's tables.
     pub table_first: usize,
 }
 
-/// The sizes that the kernels are compiled for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tiles {
-    /// Query heads that share a key-value head.
-    pub group: usize,
-    /// Queries of a task when decoding.
-    pub decode_queries: usize,
-    /// Queries of a task of a prompt.
-    pub prefill_queries: usize,
+impl Sequence {
+    fn position_end(&self) -> usize {
+        self.position_first + self.row_count
+    }
 }
 
-/// A task of the kernel for decoding, as its source declares it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct DecodeTask {
-    row_first: usize,
-    position_first: usize,
+/// A tile of a sequence's queries: which, and the positions that any of them sees.
+struct Tile {
     query_first: usize,
     query_count: usize,
-    table_first: usize,
-    page_first: usize,
-    page_count: usize,
+    position_begin: usize,
     position_end: usize,
-    span: usize,
-    span_count: usize,
-    slot_first: usize,
-    counter_first: usize,
 }
 
-/// Numbers of a task when decoding.
-const DECODE_WORDS: usize = 12;
-/// Numbers of a task of a prompt.
-const PREFILL_WORDS: usize = 8;
-/// Numbers before the tasks: how many there are of each kind.
-const HEADER_WORDS: usize = 4;
-/// Results of spans that are put together at a time, as in the kernel's source.
-const FAN_IN: usize = 8;
-/// Pages of a span, of a sequence that is not long.
-const SPAN_PAGES: usize = 16;
-/// Pages of the largest span.
-const SPAN_PAGES_MAX: usize = 1 << 20;
-/// Spans of a sequence before they get longer.
-const SPANS: usize = 64;
-/// Sequences with more queries than this are prompts.
-const DECODE_QUERIES_MAX: usize = 16;
-
-/// The tasks of a step for layers that see as far back.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TaskList {
-    /// Counts of both kinds, then the tasks of both kinds, as the kernels read them.
-    words: Vec<i32>,
-    decode: usize,
-    prefill: usize,
-}
-
-/// What the results of spans take in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capacity {
-    /// Places for results.
-    pub slots: usize,
-    /// Counters of results that are there.
-    pub counters: usize,
-}
-
-impl TaskList {
-    /// Where the tasks when decoding begin among the words.
-    pub const DECODE_START: usize = HEADER_WORDS;
-
-    /// The tasks of a step, within the capacity: spans are longer where it would not suffice.
-    pub fn new(
-        sequences: &[Sequence],
-        tiles: Tiles,
-        window: Option<usize>,
-        capacity: Capacity,
-    ) -> Self {
-        let is_few = |sequence: &&Sequence| sequence.row_count * tiles.group <= DECODE_QUERIES_MAX;
-        let few: Vec<Sequence> = sequences.iter().filter(is_few).copied().collect();
-        let many = sequences.iter().filter(|sequence| !is_few(sequence));
-        let mut span_pages = SPAN_PAGES;
-        let decode = loop {
-            let (tasks, needed) = decode_tasks(&few, tiles, window, span_pages);
-            let fits = needed.slots <= capacity.slots && needed.counters <= capacity.counters;
-            if fits || span_pages >= SPAN_PAGES_MAX {
-                break tasks;
-            }
-            span_pages *= 2;
-        };
-        let prefill = prefill_tasks(many, tiles, window);
-        let mut words = vec![decode.len() as i32, prefill.len() as i32, 0, 0];
-        words.extend(decode.iter().flat_map(DecodeTask::words));
-        words.extend(prefill.iter().flatten());
-        Self { words, decode: decode.len(), prefill: prefill.len() }
+impl Tile {
+    /// First page, and one past the last.
+    fn pages(&self) -> (usize, usize) {
+        (self.position_begin / BLOCK_TOKENS, self.position_end.div_ceil(BLOCK_TOKENS))
     }
 
-    /// Everything, as it is copied to the GPU.
-    pub fn words(&self) -> &[i32] {
-        &self.words
-    }
-
-    /// Tasks when decoding, and of prompts.
-    pub fn counts(&self) -> [usize; 2] {
-        [self.decode, self.prefill]
-    }
-
-    /// Where the tasks of both kinds begin among the words.
-    pub fn starts(&self) -> [usize; 2] {
-        [Self::DECODE_START, Self::DECODE_START + self.decode * DECODE_WORDS]
-    }
-
-    /// Words that the tasks of any step with so many rows, sequences and pages take at most.
-    pub fn words_max(rows: usize, sequences: usize, pages: usize) -> usize {
-        // Spans may be as short as one, at either end of a window.
-        let spans = pages / SPAN_PAGES + 2 * sequences;
-        HEADER_WORDS + spans * 2 * DECODE_WORDS + (rows + sequences) * PREFILL_WORDS
+    fn page_count(&self) -> usize {
+        let (begin, end) = self.pages();
+        end - begin
     }
 }
 
-impl DecodeTask {
-    fn words(&self) -> [i32; DECODE_WORDS] {
-        [
-            self.row_first,
-            self.position_first,
-            self.query_first,
-            self.query_count,
-            self.table_first,
-            self.page_first,
-            self.page_count,
-            self.position_end,
-            self.span,
-            self.span_count,
-            self.slot_first,
-            self.counter_first,
-        ]
-        .map(|number| number as i32)
-    }
-}
-
-/// A tile of a sequence's queries with the positions it sees.
-struct Tile {
-    first: usize,
-    count: usize,
-    /// The first position that its first query sees.
-    lowest: usize,
-    /// The position of its last query.
-    highest: usize,
-}
-
-fn tiles_of(
+fn tiles(
     sequence: &Sequence,
     group: usize,
-    queries: usize,
+    query_tile: usize,
     window: Option<usize>,
-) -> impl Iterator<Item = Tile> {
-    let all = sequence.row_count * group;
-    let position_first = sequence.position_first;
-    (0..all).step_by(queries).map(move |first| {
-        let count = queries.min(all - first);
-        let lowest = position_first + first / group;
+) -> impl DoubleEndedIterator<Item = Tile> {
+    let (position, queries) = (sequence.position_first, sequence.row_count * group);
+    (0..queries.div_ceil(query_tile)).map(move |index| {
+        let query_first = index * query_tile;
+        let query_count = query_tile.min(queries - query_first);
+        let lowest = position + query_first / group;
+        let highest = position + (query_first + query_count - 1) / group;
         Tile {
-            first,
-            count,
-            lowest: window.map_or(0, |window| (lowest + 1).saturating_sub(window)),
-            highest: position_first + (first + count - 1) / group,
+            query_first,
+            query_count,
+            position_begin: window.map_or(0, |window| (lowest + 1).saturating_sub(window)),
+            position_end: highest + 1,
         }
     })
 }
 
-fn decode_tasks(
-    sequences: &[Sequence],
-    tiles: Tiles,
-    window: Option<usize>,
-    span_pages: usize,
-) -> (Vec<DecodeTask>, Capacity) {
-    let mut tasks = Vec::new();
-    let mut used = Capacity { slots: 0, counters: 0 };
-    for sequence in sequences {
-        let position_end = sequence.position_first + sequence.row_count;
-        let mut pages = span_pages;
-        while position_end > pages * BLOCK_TOKENS * SPANS {
-            pages *= 2;
-        }
-        for tile in tiles_of(sequence, tiles.group, tiles.decode_queries, window) {
-            let (first, end) = (tile.lowest / BLOCK_TOKENS, tile.highest / BLOCK_TOKENS + 1);
-            let spans = first / pages..end.div_ceil(pages);
-            let span_count = spans.len();
-            for span in spans.clone() {
-                let page_first = first.max(span * pages);
-                tasks.push(DecodeTask {
-                    row_first: sequence.row_first,
-                    position_first: sequence.position_first,
-                    query_first: tile.first,
-                    query_count: tile.count,
-                    table_first: sequence.table_first + page_first,
-                    page_first,
-                    page_count: end.min((span + 1) * pages) - page_first,
-                    position_end,
-                    span: span - spans.start,
-                    span_count,
-                    slot_first: used.slots,
-                    counter_first: used.counters,
-                });
-            }
-            // Results are put together in groups, and those of groups again.
-            let mut results = span_count;
-            while results > 1 {
-                used.slots += results;
-                results = results.div_ceil(FAN_IN);
-                used.counters += results;
-            }
-        }
-    }
-    // Long ones first, so that none is begun when others are done.
-    tasks.sort_by_key(|task| std::cmp::Reverse(task.page_count));
-    (tasks, used)
+fn number(value: usize) -> i32 {
+    i32::try_from(value).expect("numbers of rows, positions and blocks fit 31 bits")
 }
 
-fn prefill_tasks<'a>(
-    sequences: impl Iterator<Item = &'a Sequence>,
-    tiles: Tiles,
-    window: Option<usize>,
-) -> Vec<[i32; PREFILL_WORDS]> {
-    let mut tasks: Vec<(u32, [usize; PREFILL_WORDS])> = Vec::new();
-    for sequence in sequences {
-        let position_end = sequence.position_first + sequence.row_count;
-        for tile in tiles_of(sequence, tiles.group, tiles.prefill_queries, window) {
-            // By powers of two, so that tiles that read the same keys stay together.
-            let cost = (tile.highest / 64 - tile.lowest / 64 + 1).ilog2();
-            let task = [
-                sequence.row_first,
-                sequence.position_first,
-                tile.first,
-                tile.count,
-                sequence.table_first,
-                position_end,
-                0,
-                0,
-            ];
-            tasks.push((cost, task));
+/// How the decode kernel is compiled and launched for a model on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecodeShape {
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Query heads a key-value head.
+    pub group: usize,
+    /// Warps of a block.
+    pub warps: usize,
+    /// Pages of a warp's ring.
+    pub stages: usize,
+    /// Queries of a task.
+    pub query_tile: usize,
+}
+
+impl DecodeShape {
+    /// The shape with the most warps that fit into the shared memory of a block.
+    ///
+    /// # Panics
+    /// If not even two warps fit.
+    pub fn new(head_dim: usize, group: usize, shared_bytes_max: usize) -> Self {
+        let query_tile = match group {
+            9.. if head_dim <= 128 => 16,
+            5.. => 8,
+            _ => 4,
+        };
+        let warps_max = if head_dim > 128 { 4 } else { 8 };
+        [8, 4, 2]
+            .into_iter()
+            .filter(|&warps| warps <= warps_max)
+            .map(|warps| Self { head_dim, group, warps, stages: 2, query_tile })
+            .find(|shape| shape.shared_bytes() <= shared_bytes_max)
+            .expect("decode attention: too little shared memory")
+    }
+
+    /// The macros with which `decode.cu` is compiled.
+    pub fn macros(&self) -> [(&'static str, usize); 5] {
+        [
+            ("HEAD_DIM", self.head_dim),
+            ("GROUP", self.group),
+            ("WARPS", self.warps),
+            ("STAGES", self.stages),
+            ("QUERY_TILE", self.query_tile),
+        ]
+    }
+
+    /// Threads of a block.
+    pub fn threads(&self) -> usize {
+        self.warps * 32
+    }
+
+    /// Dynamic shared memory of a block.
+    pub fn shared_bytes(&self) -> usize {
+        let ring = self.stages * 2 * BLOCK_TOKENS * (2 * self.head_dim + 16);
+        self.warps * (ring + self.query_tile * (4 * self.head_dim + 24)) + 32
+    }
+
+    /// Numbers of a slot of the kernel's `partials`, for one key-value head.
+    pub fn partial_len(&self) -> usize {
+        self.query_tile * (self.head_dim + 2)
+    }
+
+    /// Whether this kernel should take a sequence with so many rows, rather than the one for prefill.
+    pub fn takes(&self, row_count: usize) -> bool {
+        row_count * self.group <= DECODE_TILES_MAX * self.query_tile
+    }
+
+    /// Pages that a unit can have: a warp holds the blocks of its pages one a lane.
+    fn span_pages_max(&self) -> usize {
+        32 * self.warps
+    }
+}
+
+/// A task of the decode kernel, as it reads it.
+#[repr(C, align(16))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DecodeTask {
+    /// The sequence's first row in the step.
+    pub row_first: i32,
+    /// The position of that row.
+    pub position_first: i32,
+    /// First query of the tile.
+    pub query_first: i32,
+    /// Its queries.
+    pub query_count: i32,
+    /// Where the block of the span's first page stands among the step's tables.
+    pub table_first: i32,
+    /// Number of that page in the sequence.
+    pub page_first: i32,
+    /// Pages of the span.
+    pub page_count: i32,
+    /// One past the sequence's last position.
+    pub position_end: i32,
+    /// Number of the span among those of the tile.
+    pub span: i32,
+    /// Spans of the tile.
+    pub span_count: i32,
+    /// Where the results of the tile's spans begin, those of groups of spans after them.
+    pub slot_first: i32,
+    /// Where the counters of its groups begin.
+    pub counter_first: i32,
+}
+
+/// The decode tasks of a step.
+#[derive(Clone, Debug, Default)]
+pub struct DecodePlan {
+    /// The tasks, long ones first.
+    pub tasks: Vec<DecodeTask>,
+    /// Slots of the kernel's `partials` that it uses, each `kv_heads × partial_len` numbers.
+    pub slots: usize,
+    /// Counters of the kernel's `arrivals` that it uses, each `kv_heads` numbers.
+    pub counters: usize,
+}
+
+impl DecodePlan {
+    /// Plans anew for `sequences` on `grid` blocks. Long tiles are cut into spans where there are too few of them to keep
+    /// the blocks busy.
+    pub fn plan(
+        &mut self,
+        sequences: &[Sequence],
+        shape: &DecodeShape,
+        kv_heads: usize,
+        grid: usize,
+        window: Option<usize>,
+    ) {
+        self.tasks.clear();
+        (self.slots, self.counters) = (0, 0);
+        let tiles_of = |sequence| tiles(sequence, shape.group, shape.query_tile, window);
+        let pages: Vec<usize> =
+            sequences.iter().flat_map(tiles_of).map(|tile| tile.page_count()).collect();
+        let span_pages = span_pages(&pages, kv_heads, grid, shape.span_pages_max());
+        for sequence in sequences {
+            for tile in tiles_of(sequence) {
+                let (first, pages) = (tile.pages().0, tile.page_count());
+                let spans = span_count(pages, span_pages);
+                for span in 0..spans {
+                    let begin = first + pages * span / spans;
+                    let end = first + pages * (span + 1) / spans;
+                    self.tasks.push(DecodeTask {
+                        row_first: number(sequence.row_first),
+                        position_first: number(sequence.position_first),
+                        query_first: number(tile.query_first),
+                        query_count: number(tile.query_count),
+                        table_first: number(sequence.table_first + begin),
+                        page_first: number(begin),
+                        page_count: number(end - begin),
+                        position_end: number(sequence.position_end()),
+                        span: number(span),
+                        span_count: number(spans),
+                        slot_first: number(self.slots),
+                        counter_first: number(self.counters),
+                    });
+                }
+                let mut level = spans;
+                while level > 1 {
+                    self.slots += level;
+                    level = level.div_ceil(FAN_IN);
+                    self.counters += level;
+                }
+            }
+        }
+        // Blocks take units in turn: with long ones first they end within one unit of each other.
+        self.tasks.sort_by_key(|task| std::cmp::Reverse(task.page_count));
+    }
+
+    /// Most tasks of any plan for up to `tiles` tiles of queries that see up to `pages` pages together. There are never
+    /// more counters than tasks, nor more than 5 slots for 4 tasks.
+    pub fn tasks_max(
+        tiles: usize,
+        pages: usize,
+        shape: &DecodeShape,
+        kv_heads: usize,
+        grid: usize,
+    ) -> usize {
+        tiles + (ROUNDS * grid).div_ceil(kv_heads) + pages / shape.span_pages_max() + 1
+    }
+}
+
+/// Spans of a tile if a span has up to `span_pages`.
+fn span_count(pages: usize, span_pages: usize) -> usize {
+    if pages <= UNCUT_PAGES { 1 } else { pages.div_ceil(span_pages) }
+}
+
+/// Pages up to which a span should go, for tiles with so many pages.
+fn span_pages(pages: &[usize], kv_heads: usize, grid: usize, most: usize) -> usize {
+    let share = (pages.iter().sum::<usize>() * kv_heads).div_ceil(grid);
+    let units = |span_pages: usize| {
+        pages.iter().map(|&pages| span_count(pages, span_pages)).sum::<usize>() * kv_heads
+    };
+    // One unit a block, if that leaves few blocks idle.
+    if pages.len() * kv_heads <= grid {
+        let near = share.max(SPAN_PAGES_MIN);
+        let fits = (near..=near + near / 4).find(|&span_pages| units(span_pages) <= grid);
+        if let Some(span_pages) = fits {
+            return span_pages.min(most);
         }
     }
-    // Long ones first; of a sequence, the last tile is the longest.
-    tasks.reverse();
-    tasks.sort_by_key(|(cost, _)| std::cmp::Reverse(*cost));
-    tasks.into_iter().map(|(_, task)| task.map(|number| number as i32)).collect()
+    share.div_ceil(ROUNDS).clamp(SPAN_PAGES_MIN, most)
+}
+
+/// How a prefill kernel is compiled and launched for a model on a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrefillShape {
+    /// The macros with which it is compiled.
+    pub macros: Vec<(&'static str, usize)>,
+    /// Query heads a key-value head.
+    pub group: usize,
+    /// Queries of a task.
+    pub query_tile: usize,
+    /// Keys of a tile.
+    pub key_tile: usize,
+    /// Threads of a block.
+    pub threads: usize,
+    /// Dynamic shared memory of a block.
+    pub shared_bytes: usize,
+}
+
+impl PrefillShape {
+    /// The kernel in `prefill.cu`, for every device.
+    ///
+    /// # Panics
+    /// If its smallest shape does not fit.
+    pub fn portable(head_dim: usize, group: usize, shared_bytes_max: usize) -> Self {
+        let candidates: &[(usize, usize, usize)] = match head_dim {
+            129.. => &[(8, 1, 64), (4, 1, 32)],
+            81.. => &[(4, 2, 32)],
+            _ => &[(4, 2, 64)],
+        };
+        candidates
+            .iter()
+            .map(|&(warps, row_tiles, key_tile)| {
+                let query_tile = 16 * row_tiles * warps;
+                Self {
+                    macros: vec![
+                        ("HEAD_DIM", head_dim),
+                        ("GROUP", group),
+                        ("WARPS", warps),
+                        ("ROW_TILES", row_tiles),
+                        ("KEY_TILE", key_tile),
+                    ],
+                    group,
+                    query_tile,
+                    key_tile,
+                    threads: warps * 32,
+                    shared_bytes: (query_tile + 2 * key_tile) * (2 * head_dim + 16),
+                }
+            })
+            .find(|shape| shape.shared_bytes <= shared_bytes_max)
+            .expect("prefill attention: too little shared memory")
+    }
+
+    /// The kernel in `prefill_hopper.cu`, for compute capability 9.0.
+    pub fn hopper(head_dim: usize, group: usize) -> Self {
+        let (key_tile, query_stages, value_stages) =
+            if head_dim > 128 { (64, 1, 2) } else { (128, 2, 3) };
+        let (consumers, key_stages) = (2, 2);
+        let query_tile = 64 * consumers;
+        let rows = query_stages * query_tile + (key_stages + value_stages) * key_tile;
+        Self {
+            macros: vec![
+                ("HEAD_DIM", head_dim),
+                ("GROUP", group),
+                ("CONSUMERS", consumers),
+                ("KEY_TILE", key_tile),
+                ("QUERY_STAGES", query_stages),
+                ("KEY_STAGES", key_stages),
+                ("VALUE_STAGES", value_stages),
+            ],
+            group,
+            query_tile,
+            key_tile,
+            threads: 128 * (consumers + 1),
+            shared_bytes: 1280 + 128 * head_dim.div_ceil(64) * rows,
+        }
+    }
+}
+
+/// A task of a prefill kernel, as it reads it.
+#[repr(C, align(16))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PrefillTask {
+    /// The sequence's first row in the step.
+    pub row_first: i32,
+    /// The position of that row.
+    pub position_first: i32,
+    /// First query of the tile.
+    pub query_first: i32,
+    /// Its queries.
+    pub query_count: i32,
+    /// Where the sequence's table begins among the step's tables.
+    pub table_first: i32,
+    /// One past the sequence's last position.
+    pub position_end: i32,
+    /// Nothing: the kernels read groups of four numbers.
+    pub unused: [i32; 2],
+}
+
+/// The prefill tasks of a step.
+#[derive(Clone, Debug, Default)]
+pub struct PrefillPlan {
+    /// The tasks, long ones first.
+    pub tasks: Vec<PrefillTask>,
+    order: Vec<(u32, PrefillTask)>,
+}
+
+impl PrefillPlan {
+    /// Plans anew for `sequences`. Tasks of like length stay with their sequence, so that blocks that work at the same time
+    /// read the same keys; that they are not quite in order is made good by blocks taking whichever is next.
+    pub fn plan(&mut self, sequences: &[Sequence], shape: &PrefillShape, window: Option<usize>) {
+        self.order.clear();
+        for sequence in sequences {
+            for tile in tiles(sequence, shape.group, shape.query_tile, window).rev() {
+                let first = tile.position_begin / shape.key_tile;
+                let key_tiles = tile.position_end.div_ceil(shape.key_tile) - first;
+                let task = PrefillTask {
+                    row_first: number(sequence.row_first),
+                    position_first: number(sequence.position_first),
+                    query_first: number(tile.query_first),
+                    query_count: number(tile.query_count),
+                    table_first: number(sequence.table_first),
+                    position_end: number(sequence.position_end()),
+                    unused: [0; 2],
+                };
+                self.order.push((key_tiles.ilog2(), task));
+            }
+        }
+        self.order.sort_by_key(|&(octave, _)| std::cmp::Reverse(octave));
+        self.tasks.clear();
+        self.tasks.extend(self.order.iter().map(|&(_, task)| task));
+    }
+
+    /// Most tasks of any plan for up to so many rows of so many sequences.
+    pub fn tasks_max(rows: usize, sequences: usize, shape: &PrefillShape) -> usize {
+        rows * shape.group / shape.query_tile + sequences
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const TILES: Tiles = Tiles { group: 4, decode_queries: 8, prefill_queries: 128 };
-    const AMPLE: Capacity = Capacity { slots: 1 << 20, counters: 1 << 20 };
-
-    fn sequence(row_count: usize, position_first: usize) -> Sequence {
-        Sequence { row_first: 0, row_count, position_first, table_first: 0 }
+    /// Sequences with rows and first positions as given, one after another.
+    fn sequences(rows: &[(usize, usize)]) -> Vec<Sequence> {
+        let (mut row_first, mut table_first) = (0, 0);
+        rows.iter()
+            .map(|&(row_count, position_first)| {
+                let sequence = Sequence { row_first, row_count, position_first, table_first };
+                row_first += row_count;
+                table_first += (position_first + row_count).div_ceil(BLOCK_TOKENS);
+                sequence
+            })
+            .collect()
     }
 
+    fn decode(
+        rows: &[(usize, usize)],
+        shape: &DecodeShape,
+        kv_heads: usize,
+        grid: usize,
+        window: Option<usize>,
+    ) -> DecodePlan {
+        let mut plan = DecodePlan::default();
+        plan.plan(&sequences(rows), shape, kv_heads, grid, window);
+        plan
+    }
+
+    const CASES: [&[(usize, usize)]; 6] = [
+        &[],
+        &[(1, 0)],
+        &[(1, 32_767)],
+        &[(1, 200_000)],
+        &[(1, 100), (3, 5_000), (1, 0), (7, 13), (1, 32_000)],
+        &[(1, 1_023); 200],
+    ];
+
     #[test]
-    fn spans_cover_what_is_seen_once_whatever_the_company() {
-        for window in [None, Some(1), Some(100), Some(5000)] {
-            for position in [0, 15, 16, 255, 256, 1000, 5000, 131_071] {
-                let alone = sequence(1, position);
-                let (tasks, _) = decode_tasks(&[alone], TILES, window, SPAN_PAGES);
-                let mut pages: Vec<usize> = tasks
-                    .iter()
-                    .flat_map(|task| task.page_first..task.page_first + task.page_count)
-                    .collect();
-                pages.sort_unstable();
-                let lowest = window.map_or(0, |window| (position + 1).saturating_sub(window));
-                let expected: Vec<usize> = (lowest / 16..=position / 16).collect();
-                assert_eq!(pages, expected, "position {position}, window {window:?}");
-                let other = sequence(2, 300);
-                let (together, _) = decode_tasks(&[other, alone], TILES, window, SPAN_PAGES);
-                for task in &tasks {
-                    let same = |other: &&DecodeTask| {
-                        other.page_first == task.page_first && other.position_end == position + 1
-                    };
-                    assert_eq!(together.iter().filter(same).count(), 1);
+    fn each_query_meets_each_page_that_it_sees_once() {
+        for (group, kv_heads, grid) in [(4, 8, 132), (7, 2, 132), (16, 1, 40), (3, 3, 264)] {
+            let shape = DecodeShape::new(128, group, 232_448);
+            for window in [None, Some(1), Some(100), Some(4_096)] {
+                for rows in CASES {
+                    let plan = decode(rows, &shape, kv_heads, grid, window);
+                    for sequence in sequences(rows) {
+                        check_queries(&sequence, &plan, &shape, window);
+                    }
                 }
             }
         }
     }
 
-    #[test]
-    fn queries_are_in_exactly_one_task_and_long_tasks_come_first() {
-        let sequences =
-            [sequence(1000, 0), Sequence { row_first: 1000, ..sequence(5, 77) }, sequence(4, 9)];
-        let list = TaskList::new(&sequences, TILES, None, AMPLE);
-        let [decode, prefill] = list.counts();
-        assert_eq!(decode, 2, "two tiles of the sequence with 16 queries");
-        assert_eq!(prefill, (4000_usize.div_ceil(128)) + 1);
-        let [_, start] = list.starts();
-        let tasks: Vec<&[i32]> = list.words()[start..].chunks(PREFILL_WORDS).collect();
-        let queries: i32 = tasks.iter().map(|task| task[3]).sum();
-        assert_eq!(queries, 4000 + 20);
-        assert!(tasks[0][2] > 2000, "the last rows of a prompt see most");
-        assert_eq!(list.words().len(), start + prefill * PREFILL_WORDS);
+    fn check_queries(
+        sequence: &Sequence,
+        plan: &DecodePlan,
+        shape: &DecodeShape,
+        window: Option<usize>,
+    ) {
+        for query in 0..sequence.row_count * shape.group {
+            let position = sequence.position_first + query / shape.group;
+            let begin = window.map_or(0, |window| (position + 1).saturating_sub(window));
+            let mut spans: Vec<&DecodeTask> = plan
+                .tasks
+                .iter()
+                .filter(|task| {
+                    let queries = task.query_first..task.query_first + task.query_count;
+                    task.row_first as usize == sequence.row_first
+                        && queries.contains(&(query as i32))
+                })
+                .collect();
+            spans.sort_by_key(|task| task.span);
+            let first = spans[0].page_first;
+            assert!(first as usize <= begin / BLOCK_TOKENS);
+            let mut next = first;
+            for (index, task) in spans.iter().enumerate() {
+                assert_eq!((task.span, task.span_count), (index as i32, spans.len() as i32));
+                assert_eq!(task.page_first, next);
+                assert!((1..=shape.span_pages_max() as i32).contains(&task.page_count));
+                assert_eq!(task.table_first - task.page_first, sequence.table_first as i32);
+                assert_eq!(task.position_end as usize, sequence.position_end());
+                next += task.page_count;
+            }
+            assert!(next as usize > position / BLOCK_TOKENS);
+            assert!((next as usize) <= sequence.position_end().div_ceil(BLOCK_TOKENS));
+        }
     }
 
     #[test]
-    fn spans_grow_where_there_is_no_room_for_results() {
-        let sequences: Vec<Sequence> = (0..50).map(|_| sequence(1, 4000)).collect();
-        let (_, needed) = decode_tasks(&sequences, TILES, None, SPAN_PAGES);
-        let capacity = Capacity { slots: needed.slots / 3, counters: needed.counters };
-        let list = TaskList::new(&sequences, TILES, None, capacity);
-        let slots = |task: &[i32]| task[10] as usize + task[9] as usize;
-        let most = list.words()[HEADER_WORDS..].chunks(DECODE_WORDS).map(slots).max().unwrap();
-        assert!(most <= capacity.slots, "{most} of {}", capacity.slots);
+    fn slots_and_counters_are_not_shared() {
+        let shape = DecodeShape::new(64, 3, 232_448);
+        for rows in CASES {
+            let plan = decode(rows, &shape, 3, 132, None);
+            let (mut slots, mut counters) = (vec![0; plan.slots], vec![0; plan.counters]);
+            for task in plan.tasks.iter().filter(|task| task.span == 0 && task.span_count > 1) {
+                let (mut slot, mut counter) =
+                    (task.slot_first as usize, task.counter_first as usize);
+                let mut level = task.span_count as usize;
+                while level > 1 {
+                    slots[slot..slot + level].iter_mut().for_each(|used| *used += 1);
+                    slot += level;
+                    level = level.div_ceil(FAN_IN);
+                    counters[counter..counter + level].iter_mut().for_each(|used| *used += 1);
+                    counter += level;
+                }
+            }
+            assert!(slots.iter().chain(&counters).all(|&used| used == 1));
+            let tiles = rows.iter().map(|row| (row.0 * 3).div_ceil(shape.query_tile)).sum();
+            let pages = plan.tasks.iter().map(|task| task.page_count as usize).sum();
+            let most = DecodePlan::tasks_max(tiles, pages, &shape, 3, 132);
+            assert!(plan.tasks.len() <= most && plan.counters <= most);
+            assert!(plan.slots * 4 <= most * 5);
+        }
+    }
+
+    #[test]
+    fn long_sequences_fill_the_device_and_short_ones_stay_whole() {
+        let shape = DecodeShape::new(128, 4, 232_448);
+        let one = decode(&[(1, 32_767)], &shape, 8, 132, None);
+        assert!((15..=16).contains(&one.tasks.len()));
+        assert!(one.tasks.iter().all(|task| (128..=137).contains(&task.page_count)));
+        for rows in [&[(1, 199); 256][..], &[(1, 1_023); 256], &[(1, 199)], &[(1, 511); 3]] {
+            let plan = decode(rows, &shape, 8, 132, None);
+            assert_eq!(plan.tasks.len(), rows.len());
+            assert_eq!((plan.slots, plan.counters), (0, 0));
+        }
+        // One long sequence among short ones must not hold up the others' blocks.
+        let mut rows = vec![(1, 199); 63];
+        rows.push((1, 32_767));
+        let plan = decode(&rows, &shape, 8, 132, None);
+        let pages: i32 = plan.tasks.iter().map(|task| task.page_count).sum();
+        assert!(plan.tasks[0].page_count * 132 <= pages * 8 / 2);
+        assert!(plan.tasks.is_sorted_by_key(|task| -task.page_count));
+    }
+
+    #[test]
+    fn prefill_tasks_cover_all_queries_and_begin_with_long_ones() {
+        let rows = [(1_000, 0), (1, 0), (17, 4_000), (300, 500)];
+        for shape in [PrefillShape::hopper(128, 4), PrefillShape::portable(96, 3, 101_376)] {
+            let mut plan = PrefillPlan::default();
+            for window in [None, Some(64)] {
+                plan.plan(&sequences(&rows), &shape, window);
+                for sequence in sequences(&rows) {
+                    let mut covered = vec![0; sequence.row_count * shape.group];
+                    let own = |task: &&PrefillTask| task.row_first as usize == sequence.row_first;
+                    for task in plan.tasks.iter().filter(own) {
+                        let first = task.query_first as usize;
+                        let tile = &mut covered[first..first + task.query_count as usize];
+                        tile.iter_mut().for_each(|count| *count += 1);
+                        assert!(task.query_count as usize <= shape.query_tile);
+                        assert_eq!(task.position_end as usize, sequence.position_end());
+                    }
+                    assert!(covered.iter().all(|&count| count == 1));
+                }
+                let rows = rows.iter().map(|row| row.0).sum();
+                assert!(plan.tasks.len() <= PrefillPlan::tasks_max(rows, 4, &shape));
+            }
+            plan.plan(&sequences(&rows), &shape, None);
+            assert_eq!(plan.tasks[0].position_first, 4_000);
+            let ends = plan.tasks.iter().map(|task| {
+                let last = task.query_first + task.query_count - 1;
+                (task.position_first + last / shape.group as i32) as usize / shape.key_tile + 1
+            });
+            let ends: Vec<usize> = ends.collect();
+            assert!(ends.windows(2).all(|pair| pair[0].ilog2() >= pair[1].ilog2()), "{ends:?}");
+        }
+    }
+
+    #[test]
+    fn shapes_fit_their_devices() {
+        for head_dim in [64, 80, 96, 128, 256] {
+            for group in 1..=16 {
+                for shared in [101_376, 166_912, 232_448] {
+                    let decode = DecodeShape::new(head_dim, group, shared);
+                    assert!(decode.shared_bytes() <= shared && decode.warps >= 2);
+                    assert!(decode.partial_len().is_multiple_of(4) && decode.takes(1));
+                    let prefill = PrefillShape::portable(head_dim, group, shared);
+                    assert!(prefill.shared_bytes <= shared);
+                }
+                // A little is declared in the kernel itself.
+                assert!(PrefillShape::hopper(head_dim, group).shared_bytes <= 232_448 - 128);
+            }
+        }
     }
 }
