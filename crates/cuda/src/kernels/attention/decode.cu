@@ -238,10 +238,14 @@ __device__ __forceinline__ void load_page(u32 to, const Unit& unit, int index, c
     const int rows = unit.task.position_end - start;
 #pragma unroll
     for (int part = 0; part < BLOCK_TOKENS * CHUNKS / 32; ++part) {
-        const int chunk = part * 32 + lane, row = chunk / CHUNKS, column = chunk % CHUNKS;
-        const u32 place = to + row * ROW_BYTES + column * 16;
-        copy_chunk(place, keys + offset + part * 512, row < rows);
-        copy_chunk(place + PAGE_BYTES, values + offset + part * 512, row < rows);
+        // Where whole rows fit into a part, all but the first part's place is known to the compiler.
+        const bool even = 32 % CHUNKS == 0;
+        const int chunk = even ? lane : part * 32 + lane, first = even ? part * (32 / CHUNKS) : 0;
+        const int row = chunk / CHUNKS, column = chunk % CHUNKS;
+        const u32 place = to + row * ROW_BYTES + column * 16 + first * ROW_BYTES;
+        const bool present = row < rows - first;
+        copy_chunk(place, keys + offset + part * 512, present);
+        copy_chunk(place + PAGE_BYTES, values + offset + part * 512, present);
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
 }
