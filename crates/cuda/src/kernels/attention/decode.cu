@@ -2,21 +2,22 @@
 // the keys so that all multiprocessors are busy whatever the batch, and put together by whoever finishes last.
 //
 // A task is one span of positions of one sequence for a tile of its queries; a unit is a task for one key-value head:
-// unit u is task u / kv_heads, head u % kv_heads. Block b takes the units b, b + grid, b + 2 grid, ... A query is a head
-// of a row: the query heads that share a key-value head are taken together, query q of a sequence being head q % GROUP of
-// its row q / GROUP. The tile's queries are the narrow side (n = 8) of the tensor core's product and the positions of a
-// page its wide side (m = 16), so that one row with few heads wastes little:
+// unit u is task u / kv_heads, head u % kv_heads. Block b takes the units b, b + grid, b + 2 grid, ... A query is a
+// head of a row: the query heads that share a key-value head are taken together, query q of a sequence being head q %
+// GROUP of its row q / GROUP. The tile's queries are the narrow side (n = 8) of the tensor core's product and the
+// positions of a page its wide side (m = 16), so that one row with few heads wastes little:
 //   scores^T [16 positions x 8 queries] = keys [16 x HEAD_DIM] * queries^T
 //   output^T [HEAD_DIM x 8 queries]    += values^T [HEAD_DIM x 16] * weights^T
-// Each warp walks every WARPS-th page of a unit with a ring of pages of its own, which runs ahead into the next unit. No
-// barrier joins the warps: each leaves its result in shared memory, and the last one puts them together, so that a warp
-// can be almost a unit ahead of another and copies never pause. The spans of a tile are put together in groups of 16,
-// groups of groups after them, each by the block that arrives last. Who computes and who puts together changes nothing:
-// every sum has a fixed order, so the result of a row depends on its own sequence and on where its spans were cut.
+// Each warp walks every WARPS-th page of a unit with a ring of pages of its own, which runs ahead into the next unit.
+// No barrier joins the warps: each leaves its result in shared memory, and the last one puts them together, so that a
+// warp can be almost a unit ahead of another and copies never pause. The spans of a tile are put together in groups
+// of 16, groups of groups after them, each by the block that arrives last. Who computes and who puts together changes
+// nothing: every sum has a fixed order, so the result of a row depends on its own sequence and on where its spans
+// were cut.
 //
 // Macros: HEAD_DIM (a multiple of 16), GROUP (query heads a key-value head). Optional: WARPS (8, or 4 for heads wider
-// than 128), STAGES (2: pages of a warp's ring), QUERY_TILE (queries of a task: 16 for groups of more than 8 and heads of
-// at most 128, 8 for other groups of more than 4, else 4).
+// than 128), STAGES (2: pages of a warp's ring), QUERY_TILE (queries of a task: 16 for groups of more than 8 and
+// heads of at most 128, 8 for other groups of more than 4, else 4).
 //
 // Arguments of attention_decode:
 //   queries         bf16, head h of row r at queries + r * query_stride + h * HEAD_DIM
@@ -172,7 +173,8 @@ __device__ __forceinline__ int read_words(const Task* tasks, int index, bool pre
 
 __device__ __forceinline__ Task task_of(int words) {
     const auto word = [&](int lane) { return __shfl_sync(~0u, words, lane); };
-    return Task{word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7), word(8), word(9), word(10), word(11)};
+    return Task{word(0), word(1), word(2), word(3), word(4), word(5),
+                word(6), word(7), word(8), word(9), word(10), word(11)};
 }
 
 __device__ __forceinline__ Task read_task(const Task* tasks, int index) {
@@ -181,8 +183,8 @@ __device__ __forceinline__ Task read_task(const Task* tasks, int index) {
     return Task{rows.x, rows.y, rows.z, rows.w, pages.x, pages.y, pages.z, pages.w, place.x, place.y, place.z, place.w};
 }
 
-// Barriers in shared memory order what the warps of a block leave each other, at less cost than a fence, which would also
-// wait for copies from global memory.
+// Barriers in shared memory order what the warps of a block leave each other, at less cost than a fence, which would
+// also wait for copies from global memory.
 __device__ __forceinline__ void barrier_init(u32 barrier, int count) {
     asm volatile("mbarrier.init.shared.b64 [%0], %1;" :: "r"(barrier), "r"(count) : "memory");
 }
@@ -236,10 +238,14 @@ __device__ __forceinline__ void load_page(u32 to, const Unit& unit, int index, c
     const int rows = unit.task.position_end - start;
 #pragma unroll
     for (int part = 0; part < BLOCK_TOKENS * CHUNKS / 32; ++part) {
-        const int chunk = part * 32 + lane, row = chunk / CHUNKS, column = chunk % CHUNKS;
-        const u32 place = to + row * ROW_BYTES + column * 16;
-        copy_chunk(place, keys + offset + part * 512, row < rows);
-        copy_chunk(place + PAGE_BYTES, values + offset + part * 512, row < rows);
+        // Where whole rows fit into a part, all but the first part's place is known to the compiler.
+        const bool even = 32 % CHUNKS == 0;
+        const int chunk = even ? lane : part * 32 + lane, first = even ? part * (32 / CHUNKS) : 0;
+        const int row = chunk / CHUNKS, column = chunk % CHUNKS;
+        const u32 place = to + row * ROW_BYTES + column * 16 + first * ROW_BYTES;
+        const bool present = row < rows - first;
+        copy_chunk(place, keys + offset + part * 512, present);
+        copy_chunk(place + PAGE_BYTES, values + offset + part * 512, present);
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
 }
@@ -449,8 +455,8 @@ __device__ __forceinline__ bool arrives_last(const Place& place, int kv_heads) {
     return before == place.members() - 1;
 }
 
-// After the block's last unit: counts its spans' results, and where one was the last of its group puts the group together,
-// and so on with the groups. Waiting until now costs nothing, and a fence among copies is slow.
+// After the block's last unit: counts its spans' results, and where one was the last of its group puts the group
+// together, and so on with the groups. Waiting until now costs nothing, and a fence among copies is slow.
 __device__ void put_spans_together(int* shared, const Task* tasks, int units, float* partials, u32* arrivals,
                                    int kv_heads, bf16* output, int output_stride) {
     const int warp = threadIdx.x / 32, grid = gridDim.x, stride = kv_heads * PARTIAL;
@@ -657,5 +663,6 @@ attention_decode(const bf16* __restrict__ queries, int query_stride, const bf16*
         loaded_next = 0;
     }
     if (has_spans)
-        put_spans_together(reinterpret_cast<int*>(shared), tasks, units, partials, arrivals, kv_heads, output, output_stride);
+        put_spans_together(reinterpret_cast<int*>(shared), tasks, units, partials, arrivals, kv_heads, output,
+                           output_stride);
 }

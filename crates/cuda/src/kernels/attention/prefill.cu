@@ -1,17 +1,16 @@
 // Attention of many rows of each sequence over its paged keys and values, with `mma.sync`: for every GPU from compute
 // capability 8.0 on and every head dimension.
 //
-// A query is a head of a row: the query heads that share a key-value head are taken together, query q of a sequence being
-// head q % GROUP of its row q / GROUP, so a tile of queries covers few positions and reads each key once for the whole
-// group. A task is one tile of one sequence; a unit is a task for one key-value head: unit u is task u / kv_heads, head
-// u % kv_heads. The planner puts long tasks first. Block b begins with unit b and then takes whichever is next.
-// The tile walks its keys in tiles from the last to the first, each warp with 16 * ROW_TILES queries, the scores and the
-// running softmax in registers. Values are copied while scores are computed, the next keys while values are summed; two
-// blocks a multiprocessor hide each other's softmax.
+// A query is a head of a row: the query heads that share a key-value head are taken together, query q of a sequence
+// being head q % GROUP of its row q / GROUP, so a tile of queries covers few positions and reads each key once for
+// the whole group. A task is one tile of one sequence; a unit is a task for one key-value head: unit u is task u /
+// kv_heads, head u % kv_heads. The planner puts long tasks first; a block begins with one of the first units and then
+// takes whichever is next. The tile walks its keys in tiles from the last to the first, each warp with 16 * ROW_TILES
+// queries, the scores and the running softmax in registers. Values are copied while scores are computed, the next
+// keys while values are summed; two blocks a multiprocessor hide each other's softmax.
 //
 // Macros: HEAD_DIM (a multiple of 16), GROUP (query heads a key-value head). Optional: WARPS and ROW_TILES (8 and 1 for
-// heads wider than 128, else 4 and 2), KEY_TILE (keys of a tile: 32 for
-// heads of 96 and 128, else 64).
+// heads wider than 128, else 4 and 2), KEY_TILE (keys of a tile: 32 for heads of 96 and 128, else 64).
 //
 // Arguments of attention_prefill:
 //   queries         bf16, head h of row r at queries + r * query_stride + h * HEAD_DIM
@@ -217,14 +216,16 @@ attention_prefill(const bf16* __restrict__ queries, int query_stride, const bf16
             finish_copies();
             if (is_first && is_shared_out && threadIdx.x == 0) next_unit = gridDim.x + atomicAdd(counters, 1u);
             is_first = false;
-            copy_tile(value_tile, values, block, head, kv_heads, key_begin - tile * KEY_TILE, key_end - tile * KEY_TILE);
+            const int start = tile * KEY_TILE;
+            copy_tile(value_tile, values, block, head, kv_heads, key_begin - start, key_end - start);
 
             float scores[ROW_TILES][KEY_TILE / 8][4] = {};
 #pragma unroll
             for (int step = 0; step < STEPS; ++step) {
                 u32 query[ROW_TILES][4];
 #pragma unroll
-                for (int i = 0; i < ROW_TILES; ++i) load_matrices(query[i], query_from + i * 16 * ROW_BYTES + step * 32);
+                for (int i = 0; i < ROW_TILES; ++i)
+                    load_matrices(query[i], query_from + i * 16 * ROW_BYTES + step * 32);
 #pragma unroll
                 for (int pair = 0; pair < KEY_TILE / 16; ++pair) {
                     u32 key[4];
@@ -238,7 +239,6 @@ attention_prefill(const bf16* __restrict__ queries, int query_stride, const bf16
             }
 
             finish_copies();
-            const int start = tile * KEY_TILE;
             block = next_block;
             next_block = blocks_of(tile - 2);
             if (tile > tile_first)

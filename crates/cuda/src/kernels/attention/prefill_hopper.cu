@@ -1,23 +1,23 @@
-// Attention of many rows of each sequence over its paged keys and values, for compute capability 9.0 (`sm_90a`): products
-// by warpgroups out of shared memory (`wgmma`), pages brought by the tensor memory accelerator.
+// Attention of many rows of each sequence over its paged keys and values, for compute capability 9.0 (`sm_90a`):
+// products by warpgroups out of shared memory (`wgmma`), pages brought by the tensor memory accelerator.
 //
-// Queries, tasks and units as in prefill.cu: query q of a sequence is head q % GROUP of its row q / GROUP, a task is a
-// tile of queries of one sequence, unit u is task u / kv_heads for key-value head u % kv_heads, long ones first, and block
-// b begins with unit b and then takes whichever is next.
+// Queries, tasks and units as in prefill.cu: query q of a sequence is head q % GROUP of its row q / GROUP, a task is
+// a tile of queries of one sequence, unit u is task u / kv_heads for key-value head u % kv_heads, long ones first. A
+// block begins with a long unit and a short one and then takes whichever is next.
 //
-// One warpgroup copies and the others compute, 64 queries each. Of the copying one, the first warp chooses units, tells
-// the others, and brings keys page by page, the second brings values, both up to two tiles ahead; the other two bring
-// the queries of the unit after, whose rows are scattered. A computing warpgroup issues the scores of a tile, then the weighted sum of the
-// values of the tile before, and does the softmax of the former while the tensor cores do the latter; two warpgroups take
-// turns at issuing, so that the softmax of one falls into the products of the other.
+// One warpgroup copies and the others compute, 64 queries each. Of the copying one, the first warp chooses units,
+// tells the others, and brings keys page by page, the second brings values, both up to two tiles ahead; the other two
+// bring the queries of the unit after, whose rows are scattered. A computing warpgroup issues the scores of a tile,
+// then the weighted sum of the values of the tile before, and does the softmax of the former while the tensor cores
+// do the latter and the other warpgroup's products.
 //
-// Macros: HEAD_DIM (64, 80, 96, 128 or 256), GROUP (query heads a key-value head). Optional: CONSUMERS (2: computing
-// warpgroups: 3 for heads of 64, else 2), KEY_TILE (128; 64 for heads wider than 128), QUERY_STAGES (2; 1 for heads wider
-// than 128).
+// Macros: HEAD_DIM (64, 80, 96, 128 or 256), GROUP (query heads a key-value head). Optional: CONSUMERS (computing
+// warpgroups: 2), KEY_TILE (keys of a tile: 128, or 64 for heads wider than 128), QUERY_STAGES (tiles of queries
+// held: 2, or 1 for heads wider than 128), KEY_STAGES (2), VALUE_STAGES (3, or 2 for heads wider than 128).
 //
 // Arguments of attention_prefill_hopper:
 //   queries         bf16, head h of row r at queries + r * query_stride + h * HEAD_DIM
-//   keys, values    tensor maps of the pools bf16 [blocks][kv_heads][16][HEAD_DIM] seen as [blocks * kv_heads * 16] rows
+//   keys, values    tensor maps of the pools bf16 [blocks][kv_heads][16][HEAD_DIM], seen as blocks * kv_heads * 16 rows
 //                   of HEAD_DIM: boxes of 16 rows of 64 columns, 128-byte swizzle, zeros outside
 //   block_tables    int32, the tables of all sequences
 //   tasks           Task[], see below
@@ -29,7 +29,7 @@
 // Launch: any grid (one block a multiprocessor), (CONSUMERS + 1) * 128 threads, dynamic shared memory
 //   1280 + 128 * ceil(HEAD_DIM / 64) * (QUERY_STAGES * 64 * CONSUMERS + (KEY_STAGES + VALUE_STAGES) * KEY_TILE) bytes.
 //
-// Papers: Shah et al. 2024 (FlashAttention-3: roles of warpgroups, turns, softmax under products), Dao 2023, Milakov and
+// Papers: Shah et al. 2024 (FlashAttention-3: roles of warpgroups, softmax under products), Dao 2023, Milakov and
 // Gimelshein 2018 (running softmax), Kwon et al. 2023 (pages), Ainslie et al. 2023 (grouped heads).
 
 #include <cuda_bf16.h>
@@ -111,7 +111,8 @@ __device__ __forceinline__ void copy_chunk(u32 to, const void* from, bool presen
 }
 
 __device__ __forceinline__ void copy_page(u32 to, const TensorMap* map, int column, int row, u32 barrier) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%2, %3}], [%4];"
                  :: "r"(to), "l"(map), "r"(column), "r"(row), "r"(barrier) : "memory");
 }
 
@@ -224,7 +225,8 @@ __device__ __forceinline__ void hold(u32 (&values)[COUNT][4]) {
 
 #define SCORES(width, list, a, b, more, operands...) \
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " more ", 0;\n" \
-                 "wgmma.mma_async.sync.aligned.m64n" width "k16.f32.bf16.bf16 {" list "}, " a ", " b ", p, 1, 1, 0, 0;\n}" \
+                 "wgmma.mma_async.sync.aligned.m64n" width "k16.f32.bf16.bf16 {" list "}, " a ", " b \
+                 ", p, 1, 1, 0, 0;\n}" \
                  : operands : "l"(queries), "l"(keys), "r"(accumulate))
 
 // Adds queries * keys^T, 16 columns of each; both lie in shared memory along their rows.
@@ -238,8 +240,8 @@ __device__ __forceinline__ void multiply_keys(float (&d)[KEY_TILE / 2], u64 quer
 
 #define SUMS(width, list, a0, a1, a2, a3, b, more, operands...) \
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " more ", 0;\n" \
-                 "wgmma.mma_async.sync.aligned.m64n" width "k16.f32.bf16.bf16 {" list "}, {" a0 ", " a1 ", " a2 ", " a3 \
-                 "}, " b ", p, 1, 1, 1;\n}" \
+                 "wgmma.mma_async.sync.aligned.m64n" width "k16.f32.bf16.bf16 {" list "}, {" a0 ", " a1 ", " a2 \
+                 ", " a3 "}, " b ", p, 1, 1, 1;\n}" \
                  : operands \
                  : "r"(weights[0]), "r"(weights[1]), "r"(weights[2]), "r"(weights[3]), "l"(values), "r"(accumulate))
 
@@ -354,8 +356,8 @@ __device__ __forceinline__ Unit read_unit(const Arguments& arguments, int number
     return Unit{a.x, a.y, a.z, a.w, b.x, b.y, number % arguments.kv_heads, 1};
 }
 
-// The first warp: chooses units, tells the others a unit ahead, and brings their keys. The first two units of a block are
-// a long one and a short one, the others whichever is next.
+// The first warp: chooses units, tells the others a unit ahead, and brings their keys. The first two units of a block
+// are a long one and a short one, the others whichever is next.
 __device__ __forceinline__ void bring_keys(const Arguments& arguments, const Shared& shared) {
     const int lane = threadIdx.x % 32, grid = gridDim.x;
     const int units = __ldg(arguments.task_count) * arguments.kv_heads;
@@ -572,8 +574,8 @@ __device__ __forceinline__ void compute(const Arguments& arguments, const Shared
             key_ring.release();
             key_ring.advance();
             soften(tile);
-            // The next keys are waited for here, since the compiler moves the wait for the sums to the front of the softmax
-            // unless there is a loop between them, one that needs the softmax: totals are never negative.
+            // The next keys are waited for here, since the compiler moves the wait for the sums to the front of the
+            // softmax unless there is a loop between them, one that needs the softmax: totals are never negative.
             if (tile > tile_first) barrier_wait(key_ring.full(), key_ring.round ^ (total[0] + total[1] < 0.0f));
             products_wait<0>();
             hold(sums);

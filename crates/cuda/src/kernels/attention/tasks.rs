@@ -1,9 +1,9 @@
-//! How a step's attention is cut into tasks for the kernels beside this file, and with which shapes they are compiled and
-//! launched. Made once a step on the host and uploaded; all layers with the same window use it.
+//! How a step's attention is cut into tasks for the kernels beside this file, and with which shapes they are compiled
+//! and launched. Made once a step on the host and uploaded; all layers with the same window use it.
 //!
-//! A task is a tile of queries of one sequence, and for decode one span of its positions. The query heads that share a
-//! key-value head are taken together: query `q` of a sequence is head `q % group` of its row `q / group`. A unit of work is
-//! a task for one key-value head; the kernels number units `task × kv_heads + head`.
+//! A task is a tile of queries of one sequence, and for decode one span of its positions. The query heads that share
+//! a key-value head are taken together: query `q` of a sequence is head `q % group` of its row `q / group`. A unit of
+//! work is a task for one key-value head; the kernels number units `task × kv_heads + head`.
 
 /// Positions of a KV block.
 pub const BLOCK_TOKENS: usize = 16;
@@ -197,8 +197,8 @@ pub struct DecodePlan {
 }
 
 impl DecodePlan {
-    /// Plans anew for `sequences` on `grid` blocks. Long tiles are cut into spans where there are too few of them to keep
-    /// the blocks busy.
+    /// Plans anew for `sequences` on `grid` blocks. Long tiles are cut into spans where there are too few of them to
+    /// keep the blocks busy.
     pub fn plan(
         &mut self,
         sequences: &[Sequence],
@@ -388,8 +388,9 @@ pub struct PrefillPlan {
 }
 
 impl PrefillPlan {
-    /// Plans anew for `sequences`. Tasks of like length stay with their sequence, so that blocks that work at the same time
-    /// read the same keys; that they are not quite in order is made good by blocks taking whichever is next.
+    /// Plans anew for `sequences`. Tasks of like length stay with their sequence, so that blocks that work at the
+    /// same time read the same keys; that they are not quite in order is made good by blocks taking whichever is
+    /// next.
     pub fn plan(&mut self, sequences: &[Sequence], shape: &PrefillShape, window: Option<usize>) {
         self.order.clear();
         for sequence in sequences {
