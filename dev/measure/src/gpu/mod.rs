@@ -55,6 +55,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<()> {
     };
     if matches.get_flag("profile") {
         profile::run(&model, &options, &ceilings, &model_work)?;
+        profile::overlapped(&model, &options)?;
     }
     let begun = Instant::now();
     let (engine, handle) = start(&model, &options)?;

@@ -1,16 +1,52 @@
 //! Where the time of a step goes on the GPU, by kernel family.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use anyhow::Result;
 use runner::{CudaModel, CudaOptions, CudaRunner};
-use types::SamplingParams;
+use types::{Executor, SamplingParams};
 
 use super::{Ceilings, STEP_TOKENS_MAX, Work};
 use crate::model::streams::{Streams, prompt};
 
 /// Steps that are timed.
 const STEPS: usize = 20;
+
+/// Steps of several streams, each submitted before the one before it has ended, as an engine does it.
+pub(crate) fn overlapped(model: &Arc<CudaModel>, options: &CudaOptions) -> Result<()> {
+    /// Steps before those that are timed: the first ones are recorded.
+    const WARM_UP: usize = 4;
+    let vocab_size = model.spec.vocab_size;
+    println!("\nsteps one after another, without an engine");
+    println!("streams    ms a step   host ms to submit one");
+    for count in [1, 2, 8, 16, 32, 64, 128, 256] {
+        let mut runner = CudaRunner::new(Arc::clone(model), options)?;
+        let prompts = (0..count).map(|stream| prompt(vocab_size, stream, 128)).collect();
+        let mut streams = Streams::new(&mut runner, prompts, &SamplingParams::greedy());
+        streams.finish_prompts()?;
+        let mut submit_s = 0.0;
+        let mut begun = Instant::now();
+        streams.submit()?;
+        for step in 0..WARM_UP + STEPS {
+            if step == WARM_UP {
+                (begun, submit_s) = (Instant::now(), 0.0);
+            }
+            let submitting = Instant::now();
+            streams.submit()?;
+            submit_s += submitting.elapsed().as_secs_f64();
+            streams.runner().wait()?;
+        }
+        let elapsed_s = begun.elapsed().as_secs_f64();
+        streams.runner().wait()?;
+        streams.end()?;
+        println!(
+            "{count:<8} {:>11.3} {:>23.3}",
+            1e3 * elapsed_s / STEPS as f64,
+            1e3 * submit_s / STEPS as f64
+        );
+    }
+    Ok(())
+}
 
 /// Prints the profile of steps of several kinds.
 pub(crate) fn run(

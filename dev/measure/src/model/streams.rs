@@ -56,6 +56,18 @@ impl<'r, E: Executor> Streams<'r, E> {
 
     /// Runs a step: of each request in turn all positions that wait, as far as the runner's budget goes.
     pub(crate) fn step(&mut self) -> Result<Stepped> {
+        let plan = self.plan();
+        self.run(plan)
+    }
+
+    /// Begins a step, without waiting for it.
+    pub(crate) fn submit(&mut self) -> Result<()> {
+        let plan = self.plan();
+        self.step += 1;
+        Ok(self.runner.submit(plan)?)
+    }
+
+    fn plan(&mut self) -> StepPlan {
         let info = self.runner.info();
         let (blocks, block_tokens) =
             (info.cache_groups[0].blocks / info.slots_max, info.cache_groups[0].block_tokens);
@@ -77,7 +89,7 @@ impl<'r, E: Executor> Streams<'r, E> {
             items.push(WorkItem { slot, positions, block_tables, sample });
         }
         let admit = std::mem::take(&mut self.admit);
-        self.run(StepPlan { id: StepId(self.step), release: Vec::new(), admit, items })
+        StepPlan { id: StepId(self.step), release: Vec::new(), admit, items }
     }
 
     /// Whether a request still has positions of its prompt to compute.
