@@ -136,7 +136,7 @@ impl<A: Arguments> Kernel<A> {
             pad: [0; 4],
             value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
         }];
-        let overlaps = shape.overlaps && self.module.gpu.properties().capability.0 >= 9 && std::env::var_os("NO_PDL").is_none();
+        let overlaps = shape.overlaps && self.module.gpu.properties().capability.0 >= 9;
         let config = sys::CUlaunchConfig {
             gridDimX: x,
             gridDimY: y,

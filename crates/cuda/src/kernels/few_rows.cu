@@ -1,14 +1,16 @@
-// Products of a matrix with a few rows: output[row][n] = sum over k of input[row][k] × weights[n][k], rows up to
-// 8 × COLUMN_TILES. What counts is to read the weights once, at the memory's rate.
+// Products of a matrix with up to 8 rows: output[row][n] = sum over k of input[row][k] × weights[n][k]. What counts is
+// to read the weights once, at the memory's rate.
 //
-// A block takes tiles of 16 outputs in turn, of all rows, with mma.m16n8k16: the weights are the A operand, up to 8
-// input rows a column tile of the B operand. Its 8 warps share K out in steps of 64, and their sums are added in shared
+// A block takes tiles of 16 outputs in turn, of all rows, with mma.m16n8k16: the weights are the A operand, the input
+// rows the B operand. Its 8 warps share K out in steps of 64, and their sums are added in shared
 // memory in a fixed order. Within a step a lane holds neighbouring values of K where the instruction's layout wants
 // others: a sum may be taken in any order, if both operands keep to the same one. So all loads are 16 bytes, straight
 // into the registers that the instruction reads. Each warp reads UNROLL steps ahead, past the end of a tile into the next
 // one, so that memory never waits for the sums.
 //
-// Weights do not depend on the kernel before, so the first of them are read before waiting for it.
+// Weights do not depend on the kernel before, so the first of them are read before waiting for it. A block is given so
+// much shared memory that no two are on a multiprocessor at once: where kernels overlap, two blocks of one kernel would
+// else find room on the multiprocessors that are free first, and leave others without.
 //
 // A norm before the product (Zhang and Sennrich 2019) is taken apart: its weights are in the input already, and its
 // factor, one number a row, is applied to the sums. The factor comes from sums of squares that the product before left,
@@ -21,6 +23,7 @@
 
 #define WARPS 8
 #define STEP 64
+#define ROWS 8
 #define TILES (EPILOGUE == 3 ? 2 : 1)
 #define UNROLL (EPILOGUE == 3 ? 2 : 4)
 
@@ -56,10 +59,12 @@ __device__ __forceinline__ void multiply_add(float (&c)[4], u32 a0, u32 a1, u32 
 
 // A lane's weights of one step: [tile][row g or g + 8][first or second half].
 struct Weights { uint4 part[TILES][2][2]; };
+// A lane's inputs of one step: [first or second half].
+struct Inputs { uint4 part[2]; };
 
-extern "C" __global__ void __launch_bounds__(32 * WARPS, 2) few_rows(const FewRowsArguments a) {
-    __shared__ float sums[2][WARPS][TILES][COLUMN_TILES][32][4];
-    __shared__ float factors[8 * COLUMN_TILES];
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) few_rows(const FewRowsArguments a) {
+    __shared__ float sums[2][WARPS][TILES][32][4];
+    __shared__ float factors[ROWS];
     let_next_begin();
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     const int tiles = (a.outputs + 15) / 16;
@@ -99,23 +104,24 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 2) few_rows(const FewRo
         read_tile += gridDim.x;
         open();
     };
-    float c[TILES][COLUMN_TILES][4];
-    auto multiply = [&](const Weights& w, int step) {
+    auto read_inputs = [&](Inputs& x, int step) {
 #pragma unroll
         for (int part = 0; part < 2; part++) {
             const int k = step * STEP + part * 32 + 8 * t;
-            const bool inside = k + 8 <= a.inputs;
+            const bool inside = k + 8 <= a.inputs && g < a.rows;
+            x.part[part] = inside ? *(const uint4*)(a.input + size_t(g) * a.inputs + k) : make_uint4(0, 0, 0, 0);
+        }
+    };
+    float c[TILES][4];
+    auto multiply = [&](const Weights& w, const Inputs& inputs) {
 #pragma unroll
-            for (int column = 0; column < COLUMN_TILES; column++) {
-                const int row = column * 8 + g;
-                uint4 x = make_uint4(0, 0, 0, 0);
-                if (inside && row < a.rows) x = *(const uint4*)(a.input + size_t(row) * a.inputs + k);
+        for (int part = 0; part < 2; part++) {
+            const uint4 x = inputs.part[part];
 #pragma unroll
-                for (int tile = 0; tile < TILES; tile++) {
-                    const uint4 low = w.part[tile][0][part], high = w.part[tile][1][part];
-                    multiply_add(c[tile][column], low.x, high.x, low.y, high.y, x.x, x.y);
-                    multiply_add(c[tile][column], low.z, high.z, low.w, high.w, x.z, x.w);
-                }
+            for (int tile = 0; tile < TILES; tile++) {
+                const uint4 low = w.part[tile][0][part], high = w.part[tile][1][part];
+                multiply_add(c[tile], low.x, high.x, low.y, high.y, x.x, x.y);
+                multiply_add(c[tile], low.z, high.z, low.w, high.w, x.z, x.w);
             }
         }
     };
@@ -126,48 +132,46 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 2) few_rows(const FewRo
     for (int i = 0; i < UNROLL; i++) read(ahead[i], i);
     advance();
     wait_for_previous();
-    if (a.squares) {
-        for (int row = warp; row < a.rows; row += WARPS) {
-            float sum = 0.0f;
-            for (int i = lane; i < a.square_count; i += 32) sum += a.squares[row * a.square_count + i];
-            for (int distance = 16; distance > 0; distance /= 2)
-                sum += __shfl_xor_sync(0xffffffffu, sum, distance);
-            if (lane == 0) factors[row] = 1.0f / sqrtf(sum / float(a.inputs) + a.epsilon);
-        }
-    }
+    Inputs inputs[2];
+    read_inputs(inputs[0], warp);
     int turn = 0;
     for (int tile_index = blockIdx.x; tile_index < tiles; tile_index += gridDim.x, turn ^= 1) {
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++)
-#pragma unroll
-            for (int column = 0; column < COLUMN_TILES; column++)
-                for (int i = 0; i < 4; i++) c[tile][column][i] = 0.0f;
+            for (int i = 0; i < 4; i++) c[tile][i] = 0.0f;
         for (int round = 0; round < rounds; round++) {
 #pragma unroll
             for (int i = 0; i < UNROLL; i++) {
-                multiply(ahead[i], (round * UNROLL + i) * WARPS + warp);
+                // The next tile begins with the first step again.
+                const bool wraps = i + 1 == UNROLL && round + 1 == rounds;
+                read_inputs(inputs[(i + 1) % 2], wraps ? warp : (round * UNROLL + i + 1) * WARPS + warp);
+                multiply(ahead[i], inputs[i % 2]);
                 read(ahead[i], i);
             }
             advance();
         }
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++)
-#pragma unroll
-            for (int column = 0; column < COLUMN_TILES; column++)
-                *(float4*)sums[turn][warp][tile][column][lane] =
-                    make_float4(c[tile][column][0], c[tile][column][1], c[tile][column][2], c[tile][column][3]);
+            *(float4*)sums[turn][warp][tile][lane] = make_float4(c[tile][0], c[tile][1], c[tile][2], c[tile][3]);
+        // Not before the first tile's products, which do not wait for it: a warp for each row.
+        if (a.squares && tile_index == blockIdx.x && warp < a.rows) {
+            float sum = 0.0f;
+            for (int i = lane; i < a.square_count; i += 32) sum += a.squares[warp * a.square_count + i];
+            for (int distance = 16; distance > 0; distance /= 2)
+                sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+            if (lane == 0) factors[warp] = 1.0f / sqrtf(sum / float(a.inputs) + a.epsilon);
+        }
         // One barrier a tile is enough: the sums of the tile after this one go elsewhere.
         __syncthreads();
-        // Value i of lane l in a column tile: output l / 4 + 8 × (i / 2), row 2 × (l % 4) + i % 2. Threads go along
-        // outputs.
+        // Value i of lane l: output l / 4 + 8 × (i / 2), row 2 × (l % 4) + i % 2. Threads go along outputs.
         auto total = [&](int tile, int row, int within) {
-            const int from = (within % 8) * 4 + (row % 8) / 2, value = (within / 8) * 2 + row % 2;
+            const int from = (within % 8) * 4 + row / 2, value = (within / 8) * 2 + row % 2;
             float sum = 0.0f;
 #pragma unroll
-            for (int other = 0; other < WARPS; other++) sum += sums[turn][other][tile][row / 8][from][value];
+            for (int other = 0; other < WARPS; other++) sum += sums[turn][other][tile][from][value];
             return a.squares ? sum * factors[row] : sum;
         };
-        // 16 threads a row, and so many rows at once that all are done in one go.
+        // 16 threads a row: half of the block does all rows at once.
         const int row = threadIdx.x / 16, within = threadIdx.x % 16;
         const int output = tile_index * 16 + within;
         const bool inside = row < a.rows && output < a.outputs;

@@ -6,14 +6,11 @@ use super::NextModule;
 use crate::{Address, DeviceBuffer, Error, Gpu, Kernel, Shape, Stream, Unit};
 
 /// Most rows that these kernels take.
-pub const FEW_ROWS_MAX: usize = 16;
+pub const FEW_ROWS_MAX: usize = 8;
 
-/// Rows of a column tile.
-const TILE_ROWS: usize = 8;
 /// Outputs of a tile.
 const TILE_OUTPUTS: usize = 16;
 const EPILOGUES: usize = 4;
-const COLUMN_TILES: usize = FEW_ROWS_MAX / TILE_ROWS;
 
 /// Where the outputs go.
 #[derive(Clone, Copy, Debug)]
@@ -93,33 +90,38 @@ arguments!(FewRowsArguments {
     epsilon: f32,
 });
 
-/// The kernels, by epilogue and column tiles.
+/// The kernels, by epilogue.
 #[derive(Debug)]
 pub struct FewRowsKernels {
     kernels: Vec<Kernel<FewRowsArguments>>,
     /// Blocks that share the tiles out.
     blocks: usize,
+    /// Shared memory of a block: so much that two do not fit on a multiprocessor.
+    shared_bytes: u32,
 }
 
 pub(super) fn units() -> Vec<Unit> {
-    let variants = (0..EPILOGUES)
-        .flat_map(|epilogue| (1..=COLUMN_TILES).map(move |column_tiles| (epilogue, column_tiles)));
-    let unit = |(epilogue, column_tiles): (usize, usize)| Unit {
+    let unit = |epilogue: usize| Unit {
         name: "few_rows",
         source: include_str!("few_rows.cu"),
-        macros: vec![
-            ("EPILOGUE", epilogue.to_string()),
-            ("COLUMN_TILES", column_tiles.to_string()),
-        ],
+        macros: vec![("EPILOGUE", epilogue.to_string())],
     };
-    variants.map(unit).collect()
+    (0..EPILOGUES).map(unit).collect()
 }
 
 impl FewRowsKernels {
     pub(super) fn new(gpu: &Gpu, next: &mut NextModule<'_>) -> Result<Self, Error> {
-        let variants = 0..EPILOGUES * COLUMN_TILES;
-        let kernels: Result<_, Error> = variants.map(|_| next()?.kernel("few_rows", 0)).collect();
-        Ok(Self { kernels: kernels?, blocks: gpu.properties().multiprocessors as usize })
+        /// What the kernel has besides, at the most.
+        const STATIC_BYTES: u32 = 20 << 10;
+        let most = gpu.properties().shared_bytes_max;
+        let shared_bytes = (most / 2 + 1024).min(most - STATIC_BYTES);
+        let kernels: Result<_, Error> =
+            (0..EPILOGUES).map(|_| next()?.kernel("few_rows", shared_bytes)).collect();
+        Ok(Self {
+            kernels: kernels?,
+            blocks: gpu.properties().multiprocessors as usize,
+            shared_bytes,
+        })
     }
 
     /// Multiplies.
@@ -171,9 +173,9 @@ impl FewRowsKernels {
             epsilon: args.factor.map_or(0.0, |factor| factor.epsilon),
         };
         let blocks = self.blocks.min(outputs.div_ceil(TILE_OUTPUTS));
-        let column_tiles = rows.div_ceil(TILE_ROWS);
-        let kernel = &self.kernels[epilogue * COLUMN_TILES + column_tiles - 1];
+        let kernel = &self.kernels[epilogue];
+        let shape = Shape { shared_bytes: self.shared_bytes, ..Shape::row(blocks, 256) };
         // SAFETY: the sizes were checked above.
-        unsafe { kernel.launch(stream, Shape::row(blocks, 256), arguments) }
+        unsafe { kernel.launch(stream, shape, arguments) }
     }
 }

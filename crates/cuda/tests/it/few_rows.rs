@@ -21,7 +21,7 @@ fn every_epilogue_at_every_edge() {
     // Outputs and inputs: below a tile, not a multiple of anything, several steps a warp.
     let shapes = [(8, 8), (33, 40), (576, 576), (192, 1536), (100, 2056), (4096, 4096)];
     for (outputs, inputs) in shapes {
-        for rows in [1, 2, 7, 8, 9, FEW_ROWS_MAX] {
+        for rows in [1, 2, 5, 7, FEW_ROWS_MAX] {
             for kind in [Kind::Bf16, Kind::F32, Kind::Residual, Kind::Gated] {
                 case(&bench, &mut values, (rows, outputs, inputs), kind);
             }
@@ -127,7 +127,7 @@ fn a_row_does_not_depend_on_its_company() {
         bench.download(&output)[..outputs].to_vec()
     };
     let alone = run(1);
-    for rows in [2, 8, 16] {
+    for rows in [2, 5, 8] {
         assert_eq!(run(rows), alone, "{rows} rows");
     }
 }
@@ -137,7 +137,7 @@ fn a_norm_between_products_is_what_it_is_by_itself() {
     let Some(bench) = Bench::new(64, 3) else { return };
     let mut values = Values::new(3);
     for (width, inner) in [(576, 1536), (104, 64), (4096, 512)] {
-        for rows in [1, 5, 16] {
+        for rows in [1, 5, 8] {
             let epsilon = 1e-5;
             let first = values.halves(width * inner);
             let second = values.halves(inner * width);

@@ -53,9 +53,11 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<()> {
         budget: GpuBudget::FractionOfAll(0.9),
         tune: true,
     };
+    if matches.get_flag("steps") {
+        return profile::overlapped(&model, &options);
+    }
     if matches.get_flag("profile") {
         profile::run(&model, &options, &ceilings, &model_work)?;
-        profile::overlapped(&model, &options)?;
     }
     let begun = Instant::now();
     let (engine, handle) = start(&model, &options)?;
