@@ -268,6 +268,7 @@ impl Dots for Avx2 {
 
     const HALVES_BYTES: bool = true;
     const ROWS: usize = 4;
+    const UNPACK_ROWS: usize = 16;
     const QUERIES: usize = 6;
 
     #[inline(always)]
@@ -336,6 +337,13 @@ impl Dots for Avx2 {
                 _mm256_add_epi32(wide, _mm256_madd_epi16(narrow, factor))
             })
         })
+    }
+
+    #[inline(always)]
+    fn pairs(integers: i32, others: i32) -> Integers {
+        let half =
+            intrinsic!(_mm256_madd_epi16(_mm256_set1_epi32(integers), _mm256_set1_epi32(others)));
+        Integers(half, half)
     }
 
     #[inline(always)]

@@ -3,6 +3,10 @@
 use std::arch::{asm, x86_64::*};
 
 use super::{Dots, LANES, LaneKernel, Lanes};
+use crate::{
+    linear::{PANEL, Zero, avx512::tile, quantized::Unpacked},
+    quantize::Q8Block,
+};
 
 /// # Safety
 /// The CPU must have the features of `Rung::Avx512`.
@@ -177,6 +181,7 @@ impl Dots for Avx512 {
 
     const HALVES_BYTES: bool = false;
     const ROWS: usize = 12;
+    const UNPACK_ROWS: usize = 48;
     const QUERIES: usize = 12;
 
     #[inline(always)]
@@ -228,6 +233,26 @@ impl Dots for Avx512 {
     #[inline(always)]
     fn add_narrow(_: Integers, narrow: Integers, _: usize) -> Integers {
         narrow
+    }
+
+    #[inline(always)]
+    fn pairs(integers: i32, others: i32) -> Integers {
+        Integers(intrinsic!(_mm512_madd_epi16(
+            _mm512_set1_epi32(integers),
+            _mm512_set1_epi32(others)
+        )))
+    }
+
+    #[inline(always)]
+    fn tile<const N: usize>(
+        weights: &[Unpacked],
+        quads: [&[Q8Block]; 3],
+        zero: Zero,
+        sums: &mut [[f32; PANEL]; N],
+    ) -> bool {
+        let Some(sums) = sums.as_mut_slice().as_mut_array() else { return false };
+        intrinsic!(tile(weights, quads, zero, sums));
+        true
     }
 
     #[inline(always)]

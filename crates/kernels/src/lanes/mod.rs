@@ -12,6 +12,11 @@ mod neon;
 
 use device::cpu::{Isa, Rung};
 
+use crate::{
+    linear::{PANEL, Zero, quantized::Unpacked},
+    quantize::Q8Block,
+};
+
 /// How many lanes there are.
 pub(crate) const LANES: usize = 16;
 
@@ -151,6 +156,8 @@ pub(crate) trait Dots: Lanes {
     const HALVES_BYTES: bool;
     /// Rows to multiply with a weight while it is in a register: as many as registers allow, a multiple of 4.
     const ROWS: usize;
+    /// Rows from which it pays to unpack weights first.
+    const UNPACK_ROWS: usize;
     /// Queries of attention to take together: the scores of each for sixteen positions are sums in registers.
     const QUERIES: usize;
 
@@ -168,7 +175,20 @@ pub(crate) trait Dots: Lanes {
     fn add_products(narrow: Self::Narrow, quanta: Self::Quanta, inputs: i32) -> Self::Narrow;
     /// `wide + narrow × 2^shift`
     fn add_narrow(wide: Self::Wide, narrow: Self::Narrow, shift: usize) -> Self::Wide;
+    /// Sums of the products of two integers with two others, both pairs of 16 bits in one number.
+    fn pairs(integers: i32, others: i32) -> Self::Wide;
     fn to_floats(wide: Self::Wide) -> Self;
+    /// Adds the products of three quads of rows with unpacked weights, which have one scale a block, to the sums of the
+    /// rows: if the instruction set has a way of its own for as many rows. The additions are those of the general way.
+    #[inline(always)]
+    fn tile<const N: usize>(
+        _weights: &[Unpacked],
+        _quads: [&[Q8Block]; 3],
+        _zero: Zero,
+        _sums: &mut [[f32; PANEL]; N],
+    ) -> bool {
+        false
+    }
     /// Asks for the cache line at `bytes + offset`, which need not be part of any object, to be fetched.
     fn prefetch(bytes: &[u8], offset: usize);
 }
@@ -197,6 +217,7 @@ pub(crate) fn launch(isa: Isa, kernel: impl LaneKernel) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quantize::pair;
 
     /// Sums of products with the largest weights and inputs, for each width of weights.
     #[inline(always)]
@@ -220,6 +241,10 @@ mod tests {
                 wide = L::add_narrow(wide, narrow, pass);
             }
             let mut out = [0.0; LANES];
+            L::to_floats(L::pairs(pair([-128, 7]), pair([2032, -5]))).store(&mut out);
+            if out != [-260_131.0; LANES] {
+                failures.push(format!("pairs: {out:?}"));
+            }
             L::to_floats(wide).store(&mut out);
             for (lane, (got, weights)) in out.iter().zip(weights.as_chunks::<4>().0).enumerate() {
                 let products = weights.iter().zip(inputs);

@@ -244,6 +244,7 @@ impl Dots for Neon {
 
     const HALVES_BYTES: bool = true;
     const ROWS: usize = 4;
+    const UNPACK_ROWS: usize = 16;
     const QUERIES: usize = 6;
 
     #[inline(always)]
@@ -306,6 +307,15 @@ impl Dots for Neon {
         let ([a, b, c, d], [e, f, g, h]) = (wide.0, narrow.0);
         let add = |a, b| intrinsic!(vaddq_s32(a, vshlq_s32(b, shift)));
         Sums([add(a, e), add(b, f), add(c, g), add(d, h)])
+    }
+
+    #[inline(always)]
+    fn pairs(integers: i32, others: i32) -> Sums {
+        let [a, b] = [integers, others].map(i32::to_le_bytes);
+        let integer = |bytes: [u8; 4], index: usize| {
+            i32::from(i16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]))
+        };
+        Self::wide(integer(a, 0) * integer(b, 0) + integer(a, 1) * integer(b, 1))
     }
 
     #[inline(always)]

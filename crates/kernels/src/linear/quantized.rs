@@ -6,16 +6,16 @@
 
 use std::ops::Range;
 
-use super::{BLOCK, PANEL, QuantizedLayout, Scales, Zero, packed::LINE};
+use super::{BLOCK, PANEL, QuantizedLayout, Scales, Target, Zero, packed::LINE};
 use crate::{
     lanes::{Dots, LANES, LaneKernel, Lanes},
-    quantize::{GROUP, Q8Block, Q8Rows, QUAD, SUM_BLOCK},
+    quantize::{GROUP, Q8Block, Q8Rows, QUAD, SUM_BLOCK, pair},
 };
 
-/// Rows from which unpacking pays.
-const UNPACK_ROWS: usize = 16;
 /// Blocks that are unpacked at once: at most 24 × 704 bytes, which leaves room for inputs in a first-level cache.
 const STRETCH: usize = 24;
+/// More rows than are ever multiplied without unpacking.
+const UNPACK_ROWS_MAX: usize = 64;
 /// Rows for which sums are kept between stretches.
 pub(super) const ROWS_MAX: usize = 256;
 /// How far ahead of its use a panel is fetched: some hundred nanoseconds of streaming.
@@ -25,21 +25,19 @@ const PREFETCH_BYTES: usize = 2048;
 type Sums = [f32; PANEL];
 
 /// Some panels against some rows.
-pub(super) struct Part<'a, P, F> {
+pub(super) struct Part<'a, P> {
     pub(super) layout: QuantizedLayout,
     pub(super) input: &'a Q8Rows,
     /// At most [`ROWS_MAX`], from a multiple of 4 on.
     pub(super) rows: Range<usize>,
     /// Panels with their numbers.
     pub(super) panels: P,
-    /// Takes the number of a panel, a row and its sums.
-    pub(super) emit: &'a mut F,
+    pub(super) target: &'a Target<'a>,
 }
 
-impl<'a, P, F> LaneKernel for Part<'a, P, F>
+impl<'a, P> LaneKernel for Part<'a, P>
 where
     P: Iterator<Item = (usize, &'a [u8])>,
-    F: FnMut(usize, usize, &Sums),
 {
     #[inline(always)]
     fn run<L: Lanes + Dots>(self) {
@@ -58,10 +56,9 @@ where
     }
 }
 
-impl<'a, P, F> Part<'a, P, F>
+impl<'a, P> Part<'a, P>
 where
     P: Iterator<Item = (usize, &'a [u8])>,
-    F: FnMut(usize, usize, &Sums),
 {
     #[inline(always)]
     fn all<
@@ -73,22 +70,21 @@ where
     >(
         self,
     ) {
-        let point = match self.layout.zero {
-            Zero::Point(point) => i32::from(point),
-            Zero::Minimum => 0,
-        };
-        let Self { input, rows, panels, emit, .. } = self;
+        let Self { layout, input, rows, panels, target } = self;
+        let zero = layout.zero;
         let blocks = input.width() / BLOCK;
-        if rows.len() < UNPACK_ROWS {
+        if rows.len() < L::UNPACK_ROWS {
             for (number, panel) in panels {
                 let packed = Packed::<BITS, PARTS, NESTED, MINIMUM> { panel };
-                let mut sums = [[0.0; PANEL]; UNPACK_ROWS];
-                tiles::<L, _>(packed, (input, 0..blocks), rows.clone(), &mut sums, point);
-                rows.clone().zip(&sums).for_each(|(row, sums)| emit(number, row, sums));
+                let mut sums = [[0.0; PANEL]; UNPACK_ROWS_MAX];
+                tiles::<L, _>(packed, (input, 0..blocks), rows.clone(), &mut sums, zero);
+                for (row, sums) in rows.clone().zip(&sums) {
+                    target.write(number, row, sums);
+                }
             }
             return;
         }
-        let mut stretch = [Unpacked::<BITS, PARTS, MINIMUM>::EMPTY; STRETCH];
+        let mut stretch = [Unpacked::EMPTY; STRETCH];
         let mut sums = [[0.0; PANEL]; ROWS_MAX];
         let length = blocks.div_ceil(blocks.div_ceil(STRETCH));
         for (number, panel) in panels {
@@ -96,13 +92,15 @@ where
             sums[..rows.len()].fill([0.0; PANEL]);
             for start in (0..blocks).step_by(length) {
                 let range = start..blocks.min(start + length);
-                for (block, target) in range.clone().zip(&mut stretch) {
-                    target.fill::<L, NESTED>(packed, block);
+                for (block, unpacked) in range.clone().zip(&mut stretch) {
+                    unpacked.fill::<L, BITS, PARTS, NESTED, MINIMUM>(packed, block);
                 }
-                let source = &stretch[..range.len()];
-                tiles::<L, _>(source, (input, range), rows.clone(), &mut sums, point);
+                let source = Stretch::<BITS, PARTS, MINIMUM> { blocks: &stretch[..range.len()] };
+                tiles::<L, _>(source, (input, range), rows.clone(), &mut sums, zero);
             }
-            rows.clone().zip(&sums).for_each(|(row, sums)| emit(number, row, sums));
+            for (row, sums) in rows.clone().zip(&sums) {
+                target.write(number, row, sums);
+            }
         }
     }
 }
@@ -119,6 +117,11 @@ trait Weights<L: Dots>: Copy {
     fn quanta(block: Self::Block, group: usize, half: usize) -> L::Quanta;
     fn scale(block: Self::Block, part: usize) -> L;
     fn minimum(block: Self::Block) -> L;
+    /// All blocks in whatever way the instruction set has for this, if it has one, adding as the general way does.
+    #[inline(always)]
+    fn tile<const N: usize>(self, _: [&[Q8Block]; 3], _: Zero, _: &mut [Sums; N]) -> bool {
+        false
+    }
 }
 
 /// The half of 8-bit quanta that is asked for, where products with whole ones do not fit; else the quanta.
@@ -223,19 +226,27 @@ where
 /// A block of a panel with nothing left to do but to load it.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Unpacked<const BITS: usize, const PARTS: usize, const MINIMUM: bool> {
+pub(crate) struct Unpacked {
     /// A group each.
     lines: [[u8; LINE]; 8],
-    scales: [[f32; PANEL]; PARTS],
+    /// The second is used where 16 inputs share one.
+    scales: [[f32; PANEL]; 2],
+    /// Used where the format has them.
     minimum: [f32; PANEL],
 }
 
-impl<const BITS: usize, const PARTS: usize, const MINIMUM: bool> Unpacked<BITS, PARTS, MINIMUM> {
+impl Unpacked {
     const EMPTY: Self =
-        Self { lines: [[0; LINE]; 8], scales: [[0.0; PANEL]; PARTS], minimum: [0.0; PANEL] };
+        Self { lines: [[0; LINE]; 8], scales: [[0.0; PANEL]; 2], minimum: [0.0; PANEL] };
 
     #[inline(always)]
-    fn fill<L: Lanes + Dots, const NESTED: bool>(
+    fn fill<
+        L: Lanes + Dots,
+        const BITS: usize,
+        const PARTS: usize,
+        const NESTED: bool,
+        const MINIMUM: bool,
+    >(
         &mut self,
         packed: Packed<'_, BITS, PARTS, NESTED, MINIMUM>,
         index: usize,
@@ -245,7 +256,7 @@ impl<const BITS: usize, const PARTS: usize, const MINIMUM: bool> Unpacked<BITS, 
             let quanta = Packed::<BITS, PARTS, NESTED, MINIMUM>::whole_quanta::<L>(record, group);
             L::store_quanta(quanta, line);
         }
-        for (part, scales) in self.scales.iter_mut().enumerate() {
+        for (part, scales) in self.scales[..PARTS].iter_mut().enumerate() {
             Packed::<BITS, PARTS, NESTED, MINIMUM>::number::<L>(record, part, 0).store(scales);
         }
         if MINIMUM {
@@ -255,19 +266,25 @@ impl<const BITS: usize, const PARTS: usize, const MINIMUM: bool> Unpacked<BITS, 
     }
 }
 
+/// Unpacked blocks that follow each other.
+#[derive(Clone, Copy)]
+struct Stretch<'a, const BITS: usize, const PARTS: usize, const MINIMUM: bool> {
+    blocks: &'a [Unpacked],
+}
+
 impl<'a, L, const BITS: usize, const PARTS: usize, const MINIMUM: bool> Weights<L>
-    for &'a [Unpacked<BITS, PARTS, MINIMUM>]
+    for Stretch<'a, BITS, PARTS, MINIMUM>
 where
     L: Lanes + Dots,
 {
-    type Block = &'a Unpacked<BITS, PARTS, MINIMUM>;
+    type Block = &'a Unpacked;
     const BITS: usize = BITS;
     const PARTS: usize = PARTS;
     const MINIMUM: bool = MINIMUM;
 
     #[inline(always)]
     fn block(self, index: usize) -> Self::Block {
-        &self[index]
+        &self.blocks[index]
     }
 
     #[inline(always)]
@@ -284,6 +301,16 @@ where
     fn minimum(block: Self::Block) -> L {
         L::load(&block.minimum)
     }
+
+    #[inline(always)]
+    fn tile<const N: usize>(
+        self,
+        quads: [&[Q8Block]; 3],
+        zero: Zero,
+        sums: &mut [Sums; N],
+    ) -> bool {
+        PARTS == 1 && L::tile(self.blocks, quads, zero, sums)
+    }
 }
 
 /// Rows against consecutive blocks of weights, as many together as registers hold. Adds to `sums`.
@@ -293,7 +320,7 @@ fn tiles<L: Lanes + Dots, W: Weights<L>>(
     (input, blocks): (&Q8Rows, Range<usize>),
     rows: Range<usize>,
     sums: &mut [Sums],
-    point: i32,
+    zero: Zero,
 ) {
     let mut row = rows.start;
     let mut sums = &mut sums[..rows.len()];
@@ -306,7 +333,9 @@ fn tiles<L: Lanes + Dots, W: Weights<L>>(
                 &input.quad(quad)[blocks.clone()]
             };
             let quads = [quad(0), quad(1), quad(2)];
-            tile::<L, W, $n>(weights, quads, now, point);
+            if !weights.tile::<$n>(quads, zero, now) {
+                tile::<L, W, $n>(weights, quads, now, zero);
+            }
             sums = later;
             row += $n;
         }};
@@ -336,7 +365,7 @@ fn tile<L: Lanes + Dots, W: Weights<L>, const N: usize>(
     weights: W,
     quads: [&[Q8Block]; 3],
     sums: &mut [Sums; N],
-    point: i32,
+    zero: Zero,
 ) {
     // Loops instead of `array::map` and `from_fn`: those are not always inlined, and then vectors go through memory.
     let mut totals = [L::splat(0.0); N];
@@ -347,9 +376,9 @@ fn tile<L: Lanes + Dots, W: Weights<L>, const N: usize>(
     for (index, ((first, second), third)) in first.iter().zip(second).zip(third).enumerate() {
         let block = weights.block(index);
         let inputs = [first, second, third];
-        add_part::<L, W, N>(block, inputs, 0, point, &mut totals);
+        add_part::<L, W, N>(block, inputs, 0, zero, &mut totals);
         if W::PARTS == 2 {
-            add_part::<L, W, N>(block, inputs, 1, point, &mut totals);
+            add_part::<L, W, N>(block, inputs, 1, zero, &mut totals);
         }
         if W::MINIMUM {
             let minimum = W::minimum(block);
@@ -370,17 +399,20 @@ fn add_part<L: Lanes + Dots, W: Weights<L>, const N: usize>(
     block: W::Block,
     inputs: [&Q8Block; 3],
     part: usize,
-    point: i32,
+    zero: Zero,
     totals: &mut [L; N],
 ) {
     let groups = BLOCK / GROUP / W::PARTS;
     let together = L::narrow_groups(W::BITS).min(groups);
     let mut dots = [L::wide(0); N];
-    if !W::MINIMUM {
+    if let Zero::Point(point) = zero
+        && !W::MINIMUM
+    {
+        // The halves of the block whose sums count.
+        let counts = |half: usize| W::PARTS == 1 || part == half;
+        let points = pair([0, 1].map(|half| if counts(half) { -i16::from(point) } else { 0 }));
         for (row, dots) in dots.iter_mut().enumerate() {
-            let sums = &inputs[row / QUAD].sums[row % QUAD];
-            let sum = if W::PARTS == 1 { sums[0] + sums[1] } else { sums[part] };
-            *dots = L::wide(-point * sum);
+            *dots = L::pairs(points, inputs[row / QUAD].sums[row % QUAD]);
         }
     }
     let halves = if W::BITS == 8 && L::HALVES_BYTES { 2 } else { 1 };

@@ -1,6 +1,6 @@
 //! Half a block at a time.
 
-use super::{BLOCK, Q8Block, RowTarget, SUM_BLOCK, scale};
+use super::{BLOCK, Q8Block, RowTarget, SUM_BLOCK, pair, scale};
 use crate::lanes::{LANES, Lanes};
 
 /// A row whose values are made where they are written.
@@ -50,7 +50,7 @@ fn quantize_block<L: Lanes>(low: L, high: L, block: &mut Q8Block, row: usize) {
     // Integers below 2^24 add up exactly in floats.
     let (low_sum, high_sum) = (low.sum(), high.sum());
     block.scales[row] = scale;
-    block.sums[row] = [low_sum as i32, high_sum as i32];
+    block.sums[row] = pair([low_sum as i16, high_sum as i16]);
     block.scaled_sums[row] = scale * (low_sum + high_sum);
 }
 
