@@ -48,12 +48,13 @@ impl<'a, P: Iterator<Item = (usize, &'a [u8])>> Part<'a, P> {
         let Self { panels, input, columns, rows, target, .. } = self;
         for (number, panel) in panels {
             let (records, _) = panel.as_chunks::<BYTES>();
+            let target = target.panel(number);
             let mut row = rows.start;
             macro_rules! some {
                 ($n:literal) => {{
                     let values = some_rows::<L, BYTES, $n>(records, (input, columns), row, load);
-                    for (index, values) in values.iter().enumerate() {
-                        target.write(number, row + index, values);
+                    for (row, values) in (row..).zip(values) {
+                        target.write(row, values);
                     }
                     row += $n;
                 }};
@@ -78,7 +79,7 @@ fn some_rows<L: Lanes, const BYTES: usize, const N: usize>(
     (input, columns): (&[f32], usize),
     row: usize,
     load: impl Fn(&[u8; BYTES]) -> L,
-) -> [[f32; PANEL]; N] {
+) -> [L; N] {
     let mut inputs: [&[f32]; N] = [&[]; N];
     for (index, values) in inputs.iter_mut().enumerate() {
         *values = &input[(row + index) * columns..][..records.len()];
@@ -90,9 +91,5 @@ fn some_rows<L: Lanes, const BYTES: usize, const N: usize>(
             *sum = weights.fma(L::splat(input[column]), *sum);
         }
     }
-    let mut values = [[0.0; PANEL]; N];
-    for (values, sum) in values.iter_mut().zip(sums) {
-        sum.store(values);
-    }
-    values
+    sums
 }

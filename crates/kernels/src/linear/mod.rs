@@ -24,7 +24,7 @@ pub use packed::{
 };
 
 use crate::{
-    lanes::launch,
+    lanes::{Lanes, launch},
     quantize::{BLOCK, Q8Rows},
 };
 
@@ -162,29 +162,56 @@ impl<'a> Target<'a> {
         Self { output, output_stride, segment, accumulate }
     }
 
-    /// Writes the outputs of a panel for a row.
     #[inline(always)]
-    fn write(&self, panel: usize, row: usize, values: &[f32; PANEL]) {
-        let Segment { matrix, bias, column } = self.segment;
-        let first = row * self.output_stride + column + panel * PANEL;
-        let valid = PANEL.min(matrix.rows() - panel * PANEL);
-        // SAFETY: each column of the output belongs to one panel, and this value was made for different ones.
-        let target = unsafe { self.output.part(first..first + valid) };
-        if let (Some(target), None) = (target.as_mut_array::<PANEL>(), bias) {
-            // A length that the compiler knows.
-            write(target, values, None, self.accumulate);
-        } else {
-            let bias = bias.map(|bias| &bias[panel * PANEL..][..valid]);
-            write(target, values, bias, self.accumulate);
+    fn panel(&self, panel: usize) -> PanelTarget<'a> {
+        let Segment { matrix, bias, column } = *self.segment;
+        let outputs = panel * PANEL..matrix.rows().min((panel + 1) * PANEL);
+        PanelTarget {
+            output: self.output,
+            output_stride: self.output_stride,
+            first: column + outputs.start,
+            valid: outputs.len(),
+            bias: bias.map(|bias| &bias[outputs]),
+            accumulate: self.accumulate,
         }
     }
 }
 
-#[inline(always)]
-fn write(target: &mut [f32], values: &[f32; PANEL], bias: Option<&[f32]>, accumulate: bool) {
-    for (index, (target, value)) in target.iter_mut().zip(values).enumerate() {
-        let value = bias.map_or(*value, |bias| value + bias[index]);
-        *target = if accumulate { *target + value } else { value };
+/// Where the outputs of a panel go. Only made by [`Target`], for one thread.
+struct PanelTarget<'a> {
+    output: &'a DisjointSlice<'a, f32>,
+    output_stride: usize,
+    first: usize,
+    /// Outputs there are: fewer than a panel's in the last one.
+    valid: usize,
+    bias: Option<&'a [f32]>,
+    accumulate: bool,
+}
+
+impl PanelTarget<'_> {
+    /// Writes the outputs for a row.
+    #[inline(always)]
+    fn write<L: Lanes>(&self, row: usize, values: L) {
+        let first = row * self.output_stride + self.first;
+        // SAFETY: each column of the output belongs to one panel, and each panel to one thread.
+        let target = unsafe { self.output.part(first..first + self.valid) };
+        let values = match self.bias {
+            None => values,
+            Some(bias) => values.add(L::load_some(bias)),
+        };
+        let values = if self.accumulate { L::load_some(target).add(values) } else { values };
+        values.store_some(target);
+    }
+
+    /// The same in plain code.
+    fn write_scalar(&self, row: usize, values: &[f32; PANEL]) {
+        let first = row * self.output_stride + self.first;
+        // SAFETY: as above.
+        let target = unsafe { self.output.part(first..first + self.valid) };
+        for (index, (target, value)) in target.iter_mut().zip(values).enumerate() {
+            let value = self.bias.map_or(*value, |bias| value + bias[index]);
+            *target = if self.accumulate { *target + value } else { value };
+        }
     }
 }
 
@@ -205,7 +232,8 @@ fn compute(cpu: &Cpu, part: Part<'_>, target: &Target<'_>) {
     match (matrix.layout(), quantized, cpu.isa.rung()) {
         (Layout::Quantized(layout), Some(input), Rung::Scalar) => {
             for (index, panel) in panels {
-                let emit = |row: usize, values: &[f32; PANEL]| target.write(index, row, values);
+                let target = target.panel(index);
+                let emit = |row: usize, values: &[f32; PANEL]| target.write_scalar(row, values);
                 scalar::quantized(layout, panel, input, rows.clone(), emit);
             }
         }
@@ -214,7 +242,8 @@ fn compute(cpu: &Cpu, part: Part<'_>, target: &Target<'_>) {
         }
         (Layout::Dense(format), _, Rung::Scalar) => {
             for (index, panel) in panels {
-                let emit = |row: usize, values: &[f32; PANEL]| target.write(index, row, values);
+                let target = target.panel(index);
+                let emit = |row: usize, values: &[f32; PANEL]| target.write_scalar(row, values);
                 scalar::dense(format, panel, input, columns, rows.clone(), emit);
             }
         }

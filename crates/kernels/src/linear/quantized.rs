@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::{BLOCK, PANEL, QuantizedLayout, Scales, Target, Zero, packed::LINE};
+use super::{BLOCK, PANEL, PanelTarget, QuantizedLayout, Scales, Target, Zero, packed::LINE};
 use crate::{
     lanes::{Dots, LANES, LaneKernel, Lanes},
     quantize::{GROUP, Q8Block, Q8Rows, QUAD, SUM_BLOCK, pair},
@@ -77,10 +77,14 @@ where
             for (number, panel) in panels {
                 let packed = Packed::<BITS, PARTS, NESTED, MINIMUM> { panel };
                 let mut sums = [[0.0; PANEL]; UNPACK_ROWS_MAX];
-                tiles::<L, _>(packed, (input, 0..blocks), rows.clone(), &mut sums, zero);
-                for (row, sums) in rows.clone().zip(&sums) {
-                    target.write(number, row, sums);
-                }
+                let target = target.panel(number);
+                tiles::<L, _>(
+                    packed,
+                    (input, 0..blocks),
+                    (rows.clone(), zero),
+                    &mut sums,
+                    Some(&target),
+                );
             }
             return;
         }
@@ -89,6 +93,7 @@ where
         let length = blocks.div_ceil(blocks.div_ceil(STRETCH));
         for (number, panel) in panels {
             let packed = Packed::<BITS, PARTS, NESTED, MINIMUM> { panel };
+            let target = target.panel(number);
             sums[..rows.len()].fill([0.0; PANEL]);
             for start in (0..blocks).step_by(length) {
                 let range = start..blocks.min(start + length);
@@ -96,10 +101,8 @@ where
                     unpacked.fill::<L, BITS, PARTS, NESTED, MINIMUM>(packed, block);
                 }
                 let source = Stretch::<BITS, PARTS, MINIMUM> { blocks: &stretch[..range.len()] };
-                tiles::<L, _>(source, (input, range), rows.clone(), &mut sums, zero);
-            }
-            for (row, sums) in rows.clone().zip(&sums) {
-                target.write(number, row, sums);
+                let finish = (range.end == blocks).then_some(&target);
+                tiles::<L, _>(source, (input, range), (rows.clone(), zero), &mut sums, finish);
             }
         }
     }
@@ -313,14 +316,15 @@ where
     }
 }
 
-/// Rows against consecutive blocks of weights, as many together as registers hold. Adds to `sums`.
+/// Rows against consecutive blocks of weights, as many together as registers hold. Adds to `sums`, and writes them to
+/// their target if these are the last blocks of the panel.
 #[inline(always)]
 fn tiles<L: Lanes + Dots, W: Weights<L>>(
     weights: W,
     (input, blocks): (&Q8Rows, Range<usize>),
-    rows: Range<usize>,
+    (rows, zero): (Range<usize>, Zero),
     sums: &mut [Sums],
-    zero: Zero,
+    finish: Option<&PanelTarget<'_>>,
 ) {
     let mut row = rows.start;
     let mut sums = &mut sums[..rows.len()];
@@ -335,6 +339,11 @@ fn tiles<L: Lanes + Dots, W: Weights<L>>(
             let quads = [quad(0), quad(1), quad(2)];
             if !weights.tile::<$n>(quads, zero, now) {
                 tile::<L, W, $n>(weights, quads, now, zero);
+            }
+            if let Some(target) = finish {
+                for (row, sums) in (row..).zip(&*now) {
+                    target.write(row, L::load(sums));
+                }
             }
             sums = later;
             row += $n;
