@@ -2,9 +2,11 @@
 //! queries together as registers hold.
 
 use super::{
-    BLOCK_TOKENS, HEAD_DIM_MAX, KvElement, KvShape, Part, Query, SPAN, Share, Work, cache::Bytes,
+    BLOCK_TOKENS, HEAD_DIM_MAX, KvElement, KvShape, Part, Query, SPAN, Share, Work,
+    cache::{Bytes, LINE},
+    products::{Bf16Pairs, Floats, Products},
 };
-use crate::lanes::{Dots, LANES, LaneKernel, Lanes};
+use crate::lanes::{Dots, LANES, LaneKernel, Lanes, PairDots, PairKernel};
 
 /// Most queries that any instruction set takes together.
 const QUERIES_MAX: usize = 12;
@@ -47,10 +49,22 @@ impl LaneKernel for Part<'_> {
     #[inline(always)]
     fn run<L: Lanes + Dots>(self) {
         match (&self.cache.keys, &self.cache.values) {
-            (Bytes::F32(keys), Bytes::F32(values)) => work::<L, f32>(&self, keys, values),
-            (Bytes::Bf16(keys), Bytes::Bf16(values)) => work::<L, u16>(&self, keys, values),
-            (Bytes::Int8(keys), Bytes::Int8(values)) => work::<L, u8>(&self, keys, values),
+            (Bytes::F32(keys), Bytes::F32(values)) => work::<L, f32, Floats>(&self, keys, values),
+            (Bytes::Bf16(keys), Bytes::Bf16(values)) => work::<L, u16, Floats>(&self, keys, values),
+            (Bytes::Int8(keys), Bytes::Int8(values)) => work::<L, u8, Floats>(&self, keys, values),
             _ => unreachable!("keys and values are stored alike"),
+        }
+    }
+}
+
+impl PairKernel for Part<'_> {
+    #[inline(always)]
+    fn run<L: Lanes + Dots + PairDots>(self) {
+        match (&self.cache.keys, &self.cache.values) {
+            (Bytes::Bf16(keys), Bytes::Bf16(values)) => {
+                work::<L, u16, Bf16Pairs>(&self, keys, values);
+            }
+            _ => unreachable!("the caller looked"),
         }
     }
 }
@@ -65,7 +79,11 @@ struct Group {
 }
 
 #[inline(always)]
-fn work<L: Lanes + Dots, E: KvElement>(part: &Part<'_>, keys: &[E], values: &[E]) {
+fn work<L: Lanes + Dots, E: KvElement, M: Products<L, E>>(
+    part: &Part<'_>,
+    keys: &[E],
+    values: &[E],
+) {
     match &part.work {
         Work::Shares(shares) => {
             for share in *shares {
@@ -80,7 +98,7 @@ fn work<L: Lanes + Dots, E: KvElement>(part: &Part<'_>, keys: &[E], values: &[E]
                             match group.count {
                                 0 => break,
                                 $(..=$n if $n <= L::QUERIES => {
-                                    spans::<L, E, $n>(part, share, tensors, &group);
+                                    spans::<L, E, M, $n>(part, share, tensors, &group);
                                 })*
                                 _ => unreachable!("a group has at most as many queries"),
                             }
@@ -121,7 +139,7 @@ fn next_group(queries: &mut impl Iterator<Item = Query>, first: usize, most: usi
 
 /// Some spans of a task, for a group of its queries, of which there are at most `N`.
 #[inline(always)]
-fn spans<L: Lanes, E: KvElement, const N: usize>(
+fn spans<L: Lanes + Dots, E: KvElement, M: Products<L, E>, const N: usize>(
     part: &Part<'_>,
     share: &Share,
     (keys, values): (&[E], &[E]),
@@ -131,15 +149,16 @@ fn spans<L: Lanes, E: KvElement, const N: usize>(
     let queries: &[Query; N] = group.queries.first_chunk().expect("N is at most as many");
     let task = part.all.task(share.task);
     let table = part.all.block_table(task);
-    // `[dimension][query]`, so that the queries of a step of a score lie side by side.
-    let mut scaled = [[0.0_f32; N]; HEAD_DIM_MAX];
+    // `[line][query]`, so that the queries of a step of a score lie side by side.
+    let mut scaled = [[M::NONE; N]; HEAD_DIM_MAX / 2];
     for (index, query) in queries.iter().enumerate() {
         let start = query.row * part.query_stride + query.head * head_dim;
-        for (scaled, value) in scaled.iter_mut().zip(&part.queries[start..start + head_dim]) {
-            scaled[index] = value * part.scale;
+        let (pairs, _) = part.queries[start..start + head_dim].as_chunks::<2>();
+        for (scaled, pair) in scaled.iter_mut().zip(pairs) {
+            scaled[index] = M::factors(pair.map(|value| value * part.scale));
         }
     }
-    let scaled = &scaled[..head_dim];
+    let scaled = &scaled[..head_dim / 2];
     let first = queries.iter().map(|query| query.start).min().unwrap_or(0);
     let end = queries.iter().map(|query| query.end).max().unwrap_or(0);
     let page = |block: usize| {
@@ -159,63 +178,82 @@ fn spans<L: Lanes, E: KvElement, const N: usize>(
             let start = positions.start.max(first / BLOCK_TOKENS * BLOCK_TOKENS);
             let blocks = start / BLOCK_TOKENS..positions.end.div_ceil(BLOCK_TOKENS);
             let mut scores = [[0.0_f32; SPAN]; N];
-            for (place, block) in blocks.clone().enumerate() {
-                let (keys, _) = keys[page(block)].as_chunks::<BLOCK_TOKENS>();
-                let mut sums = [L::splat(0.0); N];
-                for (key, scaled) in keys.iter().zip(scaled) {
-                    let key = E::load::<L>(key);
-                    for (sum, scaled) in sums.iter_mut().zip(scaled) {
-                        *sum = key.fma(L::splat(*scaled), *sum);
+            macro_rules! scores_of {
+                ($block:ident, $together:literal) => {{
+                    let mut lines: [&[[E; LINE]]; $together] = [&[]; $together];
+                    for (lines, block) in lines.iter_mut().zip($block..) {
+                        *lines = keys[page(block)].as_chunks().0;
                     }
-                }
-                for sum in &mut sums {
-                    *sum = E::ordered(*sum);
-                }
-                if E::IS_SCALED {
-                    let scales = L::load(&key_scales[scales(block)]);
-                    for sum in &mut sums {
-                        *sum = sum.mul(scales);
+                    let sums = score::<L, E, M, N, $together>(lines, scaled);
+                    for (block, mut sums) in ($block..).zip(sums) {
+                        if E::IS_SCALED {
+                            let scales = L::load(&key_scales[scales(block)]);
+                            for sum in &mut sums {
+                                *sum = sum.mul(scales);
+                            }
+                        }
+                        let place = block - blocks.start;
+                        for (scores, sum) in scores.iter_mut().zip(sums) {
+                            sum.store(&mut scores.as_chunks_mut::<BLOCK_TOKENS>().0[place]);
+                        }
                     }
-                }
-                for (scores, sum) in scores.iter_mut().zip(sums) {
-                    sum.store(&mut scores.as_chunks_mut::<BLOCK_TOKENS>().0[place]);
-                }
+                    $block += $together;
+                }};
+            }
+            let mut block = blocks.start;
+            while L::SUMS >= 4 * N && blocks.end - block >= 4 {
+                scores_of!(block, 4);
+            }
+            while L::SUMS >= 2 * N && blocks.end - block >= 2 {
+                scores_of!(block, 2);
+            }
+            while block < blocks.end {
+                scores_of!(block, 1);
             }
             let count = positions.end - start;
-            for ((scores, query), state) in scores.iter_mut().zip(queries).zip(&mut now) {
+            let mut weights = [[M::NONE; SPAN / 2]; N];
+            for (index, (scores, query)) in scores.iter_mut().zip(queries).enumerate() {
                 let within = |position: usize| position.clamp(start, positions.end) - start;
                 let seen = within(query.start)..within(query.end);
-                weigh::<L>(&mut scores[..blocks.len() * BLOCK_TOKENS], seen, state);
-            }
-            if E::IS_SCALED {
-                for (place, block) in blocks.clone().enumerate() {
-                    let scales = L::load(&value_scales[scales(block)]);
-                    for scores in &mut scores {
-                        let weights = &mut scores.as_chunks_mut::<LANES>().0[place];
+                let seen_scores = &mut scores[..blocks.len() * BLOCK_TOKENS];
+                weigh::<L, E, M>(seen_scores, seen, &mut now[index]);
+                if E::IS_SCALED {
+                    let (chunks, _) = scores.as_chunks_mut::<LANES>();
+                    for (block, weights) in blocks.clone().zip(chunks) {
+                        let scales = L::load(&value_scales[scales(block)]);
                         L::load(weights).mul(scales).store(weights);
                     }
                 }
+                M::store(scores, &mut weights[index]);
             }
-            let mut sums = [L::splat(0.0); N];
-            for chunk in 0..head_dim / LANES {
-                sums.fill(L::splat(0.0));
-                for (place, block) in blocks.clone().enumerate() {
-                    let (values, _) = values[page(block)].as_chunks::<LANES>();
-                    let values = values[chunk..].iter().step_by(head_dim / LANES);
-                    // Positions past the end hold whatever a former sequence left there: they are not read.
-                    let rows = BLOCK_TOKENS.min(count - place * BLOCK_TOKENS);
-                    // Offsets that the compiler knows to lie within a block.
-                    for (value, offset) in values.zip(0..BLOCK_TOKENS).take(rows) {
-                        let value = E::load::<L>(value);
-                        for (sum, scores) in sums.iter_mut().zip(&scores) {
-                            let weights = &scores.as_chunks::<BLOCK_TOKENS>().0[place];
-                            *sum = value.fma(L::splat(weights[offset]), *sum);
+            macro_rules! sums_of {
+                ($chunk:ident, $together:literal) => {{
+                    let mut sums = [[L::splat(0.0); N]; $together];
+                    for (place, block) in blocks.clone().enumerate() {
+                        let (lines, _) = values[page(block)].as_chunks::<LINE>();
+                        // Positions past the end hold whatever a former sequence left there.
+                        let rows = BLOCK_TOKENS.min(count - place * BLOCK_TOKENS);
+                        let span = (lines, $chunk, head_dim / LANES, rows);
+                        let first = place * BLOCK_TOKENS / 2;
+                        add_values::<L, E, M, N, $together>(&mut sums, span, &weights, first);
+                    }
+                    for (chunk, sums) in ($chunk..).zip(sums) {
+                        for (state, sum) in now.iter_mut().zip(sums) {
+                            sum.store(&mut state.sums.as_chunks_mut::<LANES>().0[chunk]);
                         }
                     }
-                }
-                for (state, sum) in now.iter_mut().zip(sums) {
-                    E::ordered(sum).store(&mut state.sums.as_chunks_mut::<LANES>().0[chunk]);
-                }
+                    $chunk += $together;
+                }};
+            }
+            let (mut chunk, chunks) = (0, head_dim / LANES);
+            while L::SUMS >= 4 * N && chunks - chunk >= 4 {
+                sums_of!(chunk, 4);
+            }
+            while L::SUMS >= 2 * N && chunks - chunk >= 2 {
+                sums_of!(chunk, 2);
+            }
+            while chunk < chunks {
+                sums_of!(chunk, 1);
             }
         } else {
             now.fill(State::EMPTY);
@@ -240,9 +278,50 @@ fn spans<L: Lanes, E: KvElement, const N: usize>(
     }
 }
 
+/// The scores of a few queries for the positions of a few blocks, from the lines of their keys.
+#[inline(always)]
+fn score<L: Lanes, E: KvElement, M: Products<L, E>, const N: usize, const T: usize>(
+    blocks: [&[[E; LINE]]; T],
+    queries: &[[M::Factors; N]],
+) -> [[L; N]; T] {
+    let mut sums = [[L::splat(0.0); N]; T];
+    for (index, factors) in queries.iter().enumerate() {
+        for (sums, lines) in sums.iter_mut().zip(&blocks) {
+            let line = M::line(&lines[index]);
+            for (sum, factors) in sums.iter_mut().zip(factors) {
+                *sum = M::add(*sum, line, *factors);
+            }
+        }
+    }
+    sums
+}
+
+/// Adds the weighted values of a block, of sixteen dimensions from chunk `chunk` on and `T - 1` times sixteen more.
+#[inline(always)]
+fn add_values<L: Lanes, E: KvElement, M: Products<L, E>, const N: usize, const T: usize>(
+    sums: &mut [[L; N]; T],
+    (lines, chunk, chunks, rows): (&[[E; LINE]], usize, usize, usize),
+    weights: &[[M::Factors; SPAN / 2]; N],
+    first: usize,
+) {
+    for (pair, lines) in lines.chunks_exact(chunks).enumerate().take(rows.div_ceil(2)) {
+        let is_whole = 2 * pair + 1 < rows;
+        for (sums, line) in sums.iter_mut().zip(&lines[chunk..]) {
+            let line = if is_whole { M::line(line) } else { M::first_row(line) };
+            for (sum, weights) in sums.iter_mut().zip(weights) {
+                *sum = M::add(*sum, line, weights[(first + pair) % (SPAN / 2)]);
+            }
+        }
+    }
+}
+
 /// Turns the scores of a span into weights relative to the largest that the query sees; others weigh nothing.
 #[inline(always)]
-fn weigh<L: Lanes>(scores: &mut [f32], seen: std::ops::Range<usize>, state: &mut State) {
+fn weigh<L: Lanes, E: KvElement, M: Products<L, E>>(
+    scores: &mut [f32],
+    seen: std::ops::Range<usize>,
+    state: &mut State,
+) {
     scores[..seen.start].fill(f32::NEG_INFINITY);
     scores[seen.end..].fill(f32::NEG_INFINITY);
     let (chunks, _) = scores.as_chunks_mut::<LANES>();
@@ -253,7 +332,7 @@ fn weigh<L: Lanes>(scores: &mut [f32], seen: std::ops::Range<usize>, state: &mut
     state.largest = largest.largest();
     let (largest, mut total) = (L::splat(state.largest), L::splat(0.0));
     for scores in chunks {
-        let weights = L::load(scores).sub(largest).exp_to_88();
+        let weights = M::rounded(L::load(scores).sub(largest).exp_to_88());
         total = total.add(weights);
         weights.store(scores);
     }

@@ -2,7 +2,7 @@
 
 use std::arch::{asm, x86_64::*};
 
-use super::{Dots, LANES, LaneKernel, Lanes};
+use super::{Dots, LANES, LaneKernel, Lanes, PairDots, PairKernel};
 use crate::{
     linear::{PANEL, Zero, avx512::tile, quantized::Unpacked},
     quantize::Q8Block,
@@ -12,6 +12,13 @@ use crate::{
 /// The CPU must have the features of `Rung::Avx512`.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) unsafe fn launch(kernel: impl LaneKernel) {
+    kernel.run::<Avx512>();
+}
+
+/// # Safety
+/// The CPU must have the features of `Rung::Avx512Bf16`.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
+pub(super) unsafe fn launch_pairs(kernel: impl PairKernel) {
     kernel.run::<Avx512>();
 }
 
@@ -44,6 +51,16 @@ impl Lanes for Avx512 {
             let bits = _mm256_loadu_si256(values.as_ptr().cast());
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
         }))
+    }
+
+    #[inline(always)]
+    fn load_bf16_pairs(values: &[u16; 2 * LANES]) -> [Self; 2] {
+        intrinsic!({
+            let pairs = _mm512_loadu_si512(values.as_ptr().cast());
+            let seconds = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
+            let firsts = _mm512_slli_epi32::<16>(pairs);
+            [Self(_mm512_castsi512_ps(firsts)), Self(_mm512_castsi512_ps(seconds))]
+        })
     }
 
     #[inline(always)]
@@ -183,6 +200,7 @@ impl Dots for Avx512 {
     const ROWS: usize = 12;
     const UNPACK_ROWS: usize = 48;
     const QUERIES: usize = 12;
+    const SUMS: usize = 24;
 
     #[inline(always)]
     fn narrow_groups(_: usize) -> usize {
@@ -266,6 +284,47 @@ impl Dots for Avx512 {
     }
 }
 
+impl PairDots for Avx512 {
+    type Pairs = Integers;
+
+    #[inline(always)]
+    fn load_pairs(values: &[u16; 2 * LANES]) -> Integers {
+        Integers(intrinsic!(_mm512_loadu_si512(values.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn firsts(pairs: Integers) -> Integers {
+        Integers(intrinsic!(_mm512_and_si512(pairs.0, _mm512_set1_epi32(0xffff))))
+    }
+
+    #[inline(always)]
+    fn add_pairs(self, pairs: Integers, factors: i32) -> Self {
+        intrinsic!(add_pairs(self, pairs, _mm512_set1_epi32(factors)))
+    }
+
+    #[inline(always)]
+    fn rounded_to_bf16(self) -> Self {
+        Self(intrinsic!({
+            let bits = _mm512_castps_si512(self.0);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+            let upper = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
+            _mm512_castsi512_ps(_mm512_and_si512(_mm512_add_epi32(bits, half), upper))
+        }))
+    }
+
+    #[inline(always)]
+    fn store_pairs(values: [Self; 2], pairs: &mut [i32; LANES]) {
+        intrinsic!({
+            let halves = values.map(|values| {
+                _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_castps_si512(values.0)))
+            });
+            _mm256_storeu_si256(pairs.as_mut_ptr().cast(), halves[0]);
+            _mm256_storeu_si256(pairs.as_mut_ptr().add(LANES / 2).cast(), halves[1]);
+        });
+    }
+}
+
 /// The multiply-add, in an order that the compiler does not change: it would take the rows one after another, so that
 /// each instruction waits for the one before it.
 ///
@@ -286,4 +345,25 @@ unsafe fn add_products(sums: Integers, quanta: Integers, inputs: __m512i) -> Int
         );
     }
     Integers(sums)
+}
+
+/// The multiply-add of pairs, likewise in the order written.
+///
+/// # Safety
+/// The CPU must have AVX-512 BF16.
+#[target_feature(enable = "avx512f,avx512bf16")]
+#[inline]
+unsafe fn add_pairs(sums: Avx512, pairs: Integers, factors: __m512i) -> Avx512 {
+    let Avx512(mut sums) = sums;
+    // SAFETY: the instruction reads and writes the registers named, and no memory.
+    unsafe {
+        asm!(
+            "vdpbf16ps {sums}, {pairs}, {factors}",
+            sums = inout(zmm_reg) sums,
+            pairs = in(zmm_reg) pairs.0,
+            factors = in(zmm_reg) factors,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    Avx512(sums)
 }

@@ -29,16 +29,8 @@ pub(crate) trait Lanes: Copy {
     fn load(values: &[f32; LANES]) -> Self;
     /// Reads bfloat16 values.
     fn load_bf16(values: &[u16; LANES]) -> Self;
-    /// Reads bfloat16 values into lanes in an order of its own, whichever is quickest; `ordered` puts them right.
-    #[inline(always)]
-    fn load_bf16_shuffled(values: &[u16; LANES]) -> Self {
-        Self::load_bf16(values)
-    }
-    /// The lanes in their order, of lanes in that of `load_bf16_shuffled`.
-    #[inline(always)]
-    fn ordered(self) -> Self {
-        self
-    }
+    /// Reads sixteen pairs of bfloat16 values: the first of all pairs, and the second.
+    fn load_bf16_pairs(values: &[u16; 2 * LANES]) -> [Self; 2];
     /// Reads IEEE half-precision values.
     fn load_f16(values: &[u16; LANES]) -> Self;
     /// Reads signed bytes.
@@ -158,8 +150,10 @@ pub(crate) trait Dots: Lanes {
     const ROWS: usize;
     /// Rows from which it pays to unpack weights first.
     const UNPACK_ROWS: usize;
-    /// Queries of attention to take together: the scores of each for sixteen positions are sums in registers.
+    /// Queries of attention to take together, at most.
     const QUERIES: usize;
+    /// Sums of sixteen floats that registers hold, with room for what is added to them.
+    const SUMS: usize;
 
     /// How many groups of weights below `2^bits` narrow sums hold.
     fn narrow_groups(bits: usize) -> usize;
@@ -193,6 +187,43 @@ pub(crate) trait Dots: Lanes {
     fn prefetch(bytes: &[u8], offset: usize);
 }
 
+/// Products of bfloat16 values, two at a time.
+pub(crate) trait PairDots: Lanes {
+    /// Sixteen pairs.
+    type Pairs: Copy;
+
+    fn load_pairs(values: &[u16; 2 * LANES]) -> Self::Pairs;
+    /// The pairs with zero for the second of each.
+    fn firsts(pairs: Self::Pairs) -> Self::Pairs;
+    /// Adds to each lane the products of a pair with two factors, bfloat16 values of which the first is lowest.
+    fn add_pairs(self, pairs: Self::Pairs, factors: i32) -> Self;
+    /// The nearest bfloat16 values, for lanes that are numbers.
+    fn rounded_to_bf16(self) -> Self;
+    /// Writes bfloat16 values that follow each other as pairs.
+    fn store_pairs(values: [Self; 2], pairs: &mut [i32; LANES]);
+}
+
+/// A kernel body for rungs with [`PairDots`]. `run` must be `#[inline(always)]`.
+pub(crate) trait PairKernel {
+    fn run<L: Lanes + Dots + PairDots>(self);
+}
+
+/// Runs a body compiled for the rung in use.
+///
+/// # Panics
+/// If that has no products of pairs.
+pub(crate) fn launch_pairs(isa: Isa, kernel: impl PairKernel) {
+    match isa.rung() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` with this rung proves that the CPU has its features.
+        Rung::Avx512Bf16 => unsafe { avx512::launch_pairs(kernel) },
+        _ => {
+            drop(kernel);
+            unreachable!("the caller asks the rung")
+        }
+    }
+}
+
 /// A kernel body written in lanes. `run` must be `#[inline(always)]`.
 pub(crate) trait LaneKernel {
     fn run<L: Lanes + Dots>(self);
@@ -207,7 +238,7 @@ pub(crate) fn launch(isa: Isa, kernel: impl LaneKernel) {
         Rung::Avx2 => unsafe { avx2::launch(kernel) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Rung::Avx512 => unsafe { avx512::launch(kernel) },
+        Rung::Avx512 | Rung::Avx512Bf16 => unsafe { avx512::launch(kernel) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.
         Rung::Neon => unsafe { neon::launch(kernel) },
@@ -341,11 +372,14 @@ mod tests {
             );
             let not_a_number = L::splat(f32::NAN).at_least(L::splat(f32::NEG_INFINITY));
             check("at_least", f32::NAN, f32::from(not_a_number), 0.0, 0.0);
-            L::load_bf16_shuffled(&ramp.map(|value| half::bf16::from_f32(value).to_bits()))
-                .ordered()
-                .store(&mut out);
-            for (got, want) in out.into_iter().zip(ramp) {
-                check("load_bf16_shuffled", want, got, want, 0.0);
+            let pairs: [u16; 2 * LANES] =
+                std::array::from_fn(|at| half::bf16::from_f32(at as f32 - 9.0).to_bits());
+            for (second, lanes) in L::load_bf16_pairs(&pairs).into_iter().enumerate() {
+                lanes.store(&mut out);
+                for (lane, got) in out.into_iter().enumerate() {
+                    let want = (2 * lane + second) as f32 - 9.0;
+                    check("load_bf16_pairs", want, got, want, 0.0);
+                }
             }
             L::load(&ramp).swap_neighbours().store(&mut out);
             check("swap_neighbours", ramp[8], out[8], ramp[9], 0.0);

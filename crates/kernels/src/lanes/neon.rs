@@ -73,6 +73,18 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
+    fn load_bf16_pairs(values: &[u16; 2 * LANES]) -> [Self; 2] {
+        let pairs: [uint32x4_t; REGISTERS] = std::array::from_fn(|index| {
+            intrinsic!(vreinterpretq_u32_u16(vld1q_u16(values.as_ptr().add(2 * index * 4))))
+        });
+        let firsts = pairs.map(|pairs| intrinsic!(vreinterpretq_f32_u32(vshlq_n_u32::<16>(pairs))));
+        let seconds = pairs.map(|pairs| {
+            intrinsic!(vreinterpretq_f32_u32(vandq_u32(pairs, vdupq_n_u32(0xffff_0000))))
+        });
+        [Self(firsts), Self(seconds)]
+    }
+
+    #[inline(always)]
     fn load_f16(values: &[u16; LANES]) -> Self {
         Self::widened(values, |bits| intrinsic!(vcvt_f32_f16(vreinterpret_f16_u16(bits))))
     }
@@ -246,6 +258,7 @@ impl Dots for Neon {
     const ROWS: usize = 4;
     const UNPACK_ROWS: usize = 16;
     const QUERIES: usize = 6;
+    const SUMS: usize = 6;
 
     #[inline(always)]
     fn narrow_groups(_: usize) -> usize {
