@@ -185,23 +185,23 @@ fn spans<L: Lanes + Dots, E: KvElement, M: Products<L, E>, const N: usize>(
                         *lines = keys[page(block)].as_chunks().0;
                     }
                     let sums = score::<L, E, M, N, $together>(lines, scaled);
-                    for (block, mut sums) in ($block..).zip(sums) {
-                        if E::IS_SCALED {
-                            let scales = L::load(&key_scales[scales(block)]);
-                            for sum in &mut sums {
-                                *sum = sum.mul(scales);
+                    let place = $block - blocks.start;
+                    for (scores, sums) in scores.iter_mut().zip(sums) {
+                        let (chunks, _) = scores.as_chunks_mut::<BLOCK_TOKENS>();
+                        let chunks = chunks[place..].iter_mut();
+                        for ((block, sum), scores) in ($block..).zip(sums).zip(chunks) {
+                            if E::IS_SCALED {
+                                sum.mul(L::load(&key_scales[scales(block)])).store(scores);
+                            } else {
+                                sum.store(scores);
                             }
-                        }
-                        let place = block - blocks.start;
-                        for (scores, sum) in scores.iter_mut().zip(sums) {
-                            sum.store(&mut scores.as_chunks_mut::<BLOCK_TOKENS>().0[place]);
                         }
                     }
                     $block += $together;
                 }};
             }
             let mut block = blocks.start;
-            while L::SUMS >= 4 * N && blocks.end - block >= 4 {
+            while L::SUMS >= 8 * N && blocks.end - block >= 4 {
                 scores_of!(block, 4);
             }
             while L::SUMS >= 2 * N && blocks.end - block >= 2 {
@@ -228,7 +228,7 @@ fn spans<L: Lanes + Dots, E: KvElement, M: Products<L, E>, const N: usize>(
             }
             macro_rules! sums_of {
                 ($chunk:ident, $together:literal) => {{
-                    let mut sums = [[L::splat(0.0); N]; $together];
+                    let mut sums = [[L::splat(0.0); $together]; N];
                     for (place, block) in blocks.clone().enumerate() {
                         let (lines, _) = values[page(block)].as_chunks::<LINE>();
                         // Positions past the end hold whatever a former sequence left there.
@@ -237,16 +237,17 @@ fn spans<L: Lanes + Dots, E: KvElement, M: Products<L, E>, const N: usize>(
                         let first = place * BLOCK_TOKENS / 2;
                         add_values::<L, E, M, N, $together>(&mut sums, span, &weights, first);
                     }
-                    for (chunk, sums) in ($chunk..).zip(sums) {
-                        for (state, sum) in now.iter_mut().zip(sums) {
-                            sum.store(&mut state.sums.as_chunks_mut::<LANES>().0[chunk]);
+                    for (state, sums) in now.iter_mut().zip(sums) {
+                        let (chunks, _) = state.sums.as_chunks_mut::<LANES>();
+                        for (sum, stored) in sums.into_iter().zip(&mut chunks[$chunk..]) {
+                            sum.store(stored);
                         }
                     }
                     $chunk += $together;
                 }};
             }
             let (mut chunk, chunks) = (0, head_dim / LANES);
-            while L::SUMS >= 4 * N && chunks - chunk >= 4 {
+            while L::SUMS >= 8 * N && chunks - chunk >= 4 {
                 sums_of!(chunk, 4);
             }
             while L::SUMS >= 2 * N && chunks - chunk >= 2 {
@@ -283,14 +284,15 @@ fn spans<L: Lanes + Dots, E: KvElement, M: Products<L, E>, const N: usize>(
 fn score<L: Lanes, E: KvElement, M: Products<L, E>, const N: usize, const T: usize>(
     blocks: [&[[E; LINE]]; T],
     queries: &[[M::Factors; N]],
-) -> [[L; N]; T] {
-    let mut sums = [[L::splat(0.0); N]; T];
+) -> [[L; T]; N] {
+    let mut sums = [[L::splat(0.0); T]; N];
     for (index, factors) in queries.iter().enumerate() {
-        for (sums, lines) in sums.iter_mut().zip(&blocks) {
-            let line = M::line(&lines[index]);
-            for (sum, factors) in sums.iter_mut().zip(factors) {
-                *sum = M::add(*sum, line, *factors);
-            }
+        let mut lines = [M::line(&blocks[0][index]); T];
+        for (line, block) in lines.iter_mut().zip(&blocks) {
+            *line = M::line(&block[index]);
+        }
+        for (sums, factors) in sums.iter_mut().zip(factors) {
+            add_lines::<L, E, M, T>(sums, lines, *factors);
         }
     }
     sums
@@ -299,19 +301,42 @@ fn score<L: Lanes, E: KvElement, M: Products<L, E>, const N: usize, const T: usi
 /// Adds the weighted values of a block, of sixteen dimensions from chunk `chunk` on and `T - 1` times sixteen more.
 #[inline(always)]
 fn add_values<L: Lanes, E: KvElement, M: Products<L, E>, const N: usize, const T: usize>(
-    sums: &mut [[L; N]; T],
+    sums: &mut [[L; T]; N],
     (lines, chunk, chunks, rows): (&[[E; LINE]], usize, usize, usize),
     weights: &[[M::Factors; SPAN / 2]; N],
     first: usize,
 ) {
-    for (pair, lines) in lines.chunks_exact(chunks).enumerate().take(rows.div_ceil(2)) {
-        let is_whole = 2 * pair + 1 < rows;
-        for (sums, line) in sums.iter_mut().zip(&lines[chunk..]) {
-            let line = if is_whole { M::line(line) } else { M::first_row(line) };
-            for (sum, weights) in sums.iter_mut().zip(weights) {
-                *sum = M::add(*sum, line, weights[(first + pair) % (SPAN / 2)]);
-            }
+    for (pair, values) in lines.chunks_exact(chunks).enumerate().take(rows / 2) {
+        let values: &[[E; LINE]; T] = values[chunk..].first_chunk().expect("T chunks are left");
+        let mut lines = [M::line(&values[0]); T];
+        for (line, values) in lines.iter_mut().zip(values) {
+            *line = M::line(values);
         }
+        for (sums, weights) in sums.iter_mut().zip(weights) {
+            add_lines::<L, E, M, T>(sums, lines, weights[(first + pair) % (SPAN / 2)]);
+        }
+    }
+    if !rows.is_multiple_of(2) {
+        let values = &lines[rows / 2 * chunks + chunk..];
+        let mut lines = [M::first_row(&values[0]); T];
+        for (line, values) in lines.iter_mut().zip(values) {
+            *line = M::first_row(values);
+        }
+        for (sums, weights) in sums.iter_mut().zip(weights) {
+            add_lines::<L, E, M, T>(sums, lines, weights[(first + rows / 2) % (SPAN / 2)]);
+        }
+    }
+}
+
+/// Adds to the sums of a query the products of some lines with its factors, which are in registers no longer than that.
+#[inline(always)]
+fn add_lines<L: Lanes, E: KvElement, M: Products<L, E>, const T: usize>(
+    sums: &mut [L; T],
+    lines: [M::Line; T],
+    factors: M::Factors,
+) {
+    for (sum, line) in sums.iter_mut().zip(lines) {
+        *sum = M::add(*sum, line, factors);
     }
 }
 
