@@ -153,9 +153,14 @@ fn spans<L: Lanes + Dots, E: KvElement, M: Products<L, E>, const N: usize>(
     let mut scaled = [[M::NONE; N]; HEAD_DIM_MAX / 2];
     for (index, query) in queries.iter().enumerate() {
         let start = query.row * part.query_stride + query.head * head_dim;
-        let (pairs, _) = part.queries[start..start + head_dim].as_chunks::<2>();
-        for (scaled, pair) in scaled.iter_mut().zip(pairs) {
-            scaled[index] = M::factors(pair.map(|value| value * part.scale));
+        let (chunks, _) = part.queries[start..start + head_dim].as_chunks::<LANES>();
+        for (values, scaled) in chunks.iter().zip(scaled.chunks_exact_mut(LANES / 2)) {
+            let (mut rounded, mut factors) = ([0.0; LANES], [M::NONE; LANES / 2]);
+            M::rounded(L::load(values).mul(L::splat(part.scale))).store(&mut rounded);
+            M::store(&rounded, &mut factors);
+            for (scaled, factors) in scaled.iter_mut().zip(factors) {
+                scaled[index] = factors;
+            }
         }
     }
     let scaled = &scaled[..head_dim / 2];

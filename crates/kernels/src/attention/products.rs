@@ -1,6 +1,6 @@
 //! How keys and values are multiplied: as floats, or two bfloat16 values at a time where the CPU has that.
 
-use super::{KvElement, cache::LINE, tasks::SPAN};
+use super::{KvElement, cache::LINE};
 use crate::lanes::{LANES, Lanes, PairDots};
 
 /// Products with lines of the cache.
@@ -15,13 +15,12 @@ pub(super) trait Products<L: Lanes, E: KvElement> {
     fn line(line: &[E; LINE]) -> Self::Line;
     /// The line with zeros for its second row, which may hold anything.
     fn first_row(line: &[E; LINE]) -> Self::Line;
-    fn factors(values: [f32; 2]) -> Self::Factors;
     /// `sum` and the products of both rows.
     fn add(sum: L, line: Self::Line, factors: Self::Factors) -> L;
-    /// Weights as factors will hold them.
-    fn rounded(weights: L) -> L;
-    /// Rounded weights as factors.
-    fn store(weights: &[f32; SPAN], factors: &mut [Self::Factors; SPAN / 2]);
+    /// Values as factors will hold them.
+    fn rounded(values: L) -> L;
+    /// Rounded values as factors, two each, as many as there are of the one or the other.
+    fn store(values: &[f32], factors: &mut [Self::Factors]);
 }
 
 /// Floats, whatever keys and values are stored as.
@@ -44,23 +43,20 @@ impl<L: Lanes, E: KvElement> Products<L, E> for Floats {
     }
 
     #[inline(always)]
-    fn factors(values: [f32; 2]) -> [f32; 2] {
-        values
-    }
-
-    #[inline(always)]
     fn add(sum: L, [first, second]: [L; 2], factors: [f32; 2]) -> L {
         second.fma(L::splat(factors[1]), first.fma(L::splat(factors[0]), sum))
     }
 
     #[inline(always)]
-    fn rounded(weights: L) -> L {
-        weights
+    fn rounded(values: L) -> L {
+        values
     }
 
     #[inline(always)]
-    fn store(weights: &[f32; SPAN], factors: &mut [[f32; 2]; SPAN / 2]) {
-        factors.copy_from_slice(weights.as_chunks().0);
+    fn store(values: &[f32], factors: &mut [[f32; 2]]) {
+        for (values, factors) in values.as_chunks().0.iter().zip(factors) {
+            *factors = *values;
+        }
     }
 }
 
@@ -84,27 +80,20 @@ impl<L: PairDots> Products<L, u16> for Bf16Pairs {
     }
 
     #[inline(always)]
-    fn factors(values: [f32; 2]) -> i32 {
-        let [[a, b], [c, d]] = values.map(|value| half::bf16::from_f32(value).to_le_bytes());
-        i32::from_le_bytes([a, b, c, d])
-    }
-
-    #[inline(always)]
     fn add(sum: L, line: L::Pairs, factors: i32) -> L {
         L::add_pairs(sum, line, factors)
     }
 
     #[inline(always)]
-    fn rounded(weights: L) -> L {
-        weights.rounded_to_bf16()
+    fn rounded(values: L) -> L {
+        values.rounded_to_bf16()
     }
 
     #[inline(always)]
-    fn store(weights: &[f32; SPAN], factors: &mut [i32; SPAN / 2]) {
-        let (targets, _) = factors.as_chunks_mut::<LANES>();
-        for (weights, target) in weights.as_chunks::<LINE>().0.iter().zip(targets) {
-            let (halves, _) = weights.as_chunks::<LANES>();
-            L::store_pairs([L::load(&halves[0]), L::load(&halves[1])], target);
+    fn store(values: &[f32], factors: &mut [i32]) {
+        let (targets, _) = factors.as_chunks_mut::<{ LANES / 2 }>();
+        for (values, target) in values.as_chunks().0.iter().zip(targets) {
+            L::load(values).store_pairs(target);
         }
     }
 }

@@ -150,6 +150,11 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        self.zip(other, |a, b| intrinsic!(_mm256_min_ps(a, b)))
+    }
+
+    #[inline(always)]
     fn abs(self) -> Self {
         self.map(|a| intrinsic!(_mm256_andnot_ps(_mm256_set1_ps(-0.0), a)))
     }

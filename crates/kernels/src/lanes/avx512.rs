@@ -123,6 +123,11 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        Self(intrinsic!(_mm512_min_ps(self.0, other.0)))
+    }
+
+    #[inline(always)]
     fn abs(self) -> Self {
         Self(intrinsic!(_mm512_abs_ps(self.0)))
     }
@@ -173,6 +178,25 @@ impl Lanes for Avx512 {
             _mm_storeu_si128(out.as_mut_ptr().cast(), narrow);
         });
         out
+    }
+
+    #[inline(always)]
+    fn to_i8_block(low: Self, high: Self) -> ([i32; 2 * LANES / 4], [i16; 2]) {
+        let mut groups = [0; 2 * LANES / 4];
+        let sums = intrinsic!({
+            let [low, high] =
+                [low, high].map(|lanes| _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(lanes.0)));
+            let bytes = _mm256_set_m128i(high, low);
+            _mm256_storeu_si256(groups.as_mut_ptr().cast(), bytes);
+            // Sums of eight bytes without their sign, which adds 128 to each.
+            let unsigned = _mm256_xor_si256(bytes, _mm256_set1_epi8(i8::MIN));
+            let eights = _mm256_sad_epu8(unsigned, _mm256_setzero_si256());
+            let sixteens = _mm256_add_epi64(eights, _mm256_unpackhi_epi64(eights, eights));
+            let (low, high) =
+                (_mm256_castsi256_si128(sixteens), _mm256_extracti128_si256::<1>(sixteens));
+            [low, high].map(|sum| (_mm_cvtsi128_si32(sum) - 128 * LANES as i32) as i16)
+        });
+        (groups, sums)
     }
 
     #[inline(always)]
@@ -314,13 +338,10 @@ impl PairDots for Avx512 {
     }
 
     #[inline(always)]
-    fn store_pairs(values: [Self; 2], pairs: &mut [i32; LANES]) {
+    fn store_pairs(self, pairs: &mut [i32; LANES / 2]) {
         intrinsic!({
-            let halves = values.map(|values| {
-                _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_castps_si512(values.0)))
-            });
-            _mm256_storeu_si256(pairs.as_mut_ptr().cast(), halves[0]);
-            _mm256_storeu_si256(pairs.as_mut_ptr().add(LANES / 2).cast(), halves[1]);
+            let upper = _mm512_srli_epi32::<16>(_mm512_castps_si512(self.0));
+            _mm256_storeu_si256(pairs.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(upper));
         });
     }
 }

@@ -42,7 +42,10 @@ pub(crate) trait Lanes: Copy {
     fn sub(self, other: Self) -> Self;
     fn mul(self, other: Self) -> Self;
     fn div(self, other: Self) -> Self;
+    /// The larger of each; `other` where `self` is no number.
     fn max(self, other: Self) -> Self;
+    /// The smaller of each.
+    fn min(self, other: Self) -> Self;
     fn abs(self) -> Self;
     /// `self * factor + addend`, rounded once.
     fn fma(self, factor: Self, addend: Self) -> Self;
@@ -58,6 +61,15 @@ pub(crate) trait Lanes: Copy {
     fn at_least(self, floor: Self) -> u16;
     /// The lanes as 8-bit integers, four in each number, the first in the lowest byte; they must lie in `-128..=127`.
     fn to_i8_groups(self) -> [i32; LANES / 4];
+    /// The lanes of both as 8-bit integers, in groups as above, and the sums of each.
+    #[inline(always)]
+    fn to_i8_block(low: Self, high: Self) -> ([i32; 2 * LANES / 4], [i16; 2]) {
+        let mut groups = [0; 2 * LANES / 4];
+        let (low_groups, high_groups) = groups.split_at_mut(LANES / 4);
+        low_groups.copy_from_slice(&low.to_i8_groups());
+        high_groups.copy_from_slice(&high.to_i8_groups());
+        (groups, [low, high].map(|lanes| lanes.sum() as i16))
+    }
     /// Sum of all lanes: halves are added until one lane is left.
     fn sum(self) -> f32;
     /// Largest of all lanes.
@@ -67,10 +79,7 @@ pub(crate) trait Lanes: Copy {
     #[inline(always)]
     fn exp(self) -> Self {
         const HIGHEST: f32 = 88.0;
-        // A number first, then min(a, b) = -max(-a, -b).
-        let zero = Self::splat(0.0);
-        let bounded = zero.sub(self.max(Self::splat(EXP_LOWEST)));
-        let bounded = zero.sub(bounded.max(Self::splat(-HIGHEST)));
+        let bounded = self.max(Self::splat(EXP_LOWEST)).min(Self::splat(HIGHEST));
         bounded.exp_bounded().keep_where_at_least(self, Self::splat(EXP_LOWEST))
     }
 
@@ -199,8 +208,8 @@ pub(crate) trait PairDots: Lanes {
     fn add_pairs(self, pairs: Self::Pairs, factors: i32) -> Self;
     /// The nearest bfloat16 values, for lanes that are numbers.
     fn rounded_to_bf16(self) -> Self;
-    /// Writes bfloat16 values that follow each other as pairs.
-    fn store_pairs(values: [Self; 2], pairs: &mut [i32; LANES]);
+    /// Writes lanes that are bfloat16 values as pairs of neighbours.
+    fn store_pairs(self, pairs: &mut [i32; LANES / 2]);
 }
 
 /// A kernel body for rungs with [`PairDots`]. `run` must be `#[inline(always)]`.
@@ -341,6 +350,15 @@ mod tests {
             let ramp: [f32; LANES] = std::array::from_fn(|lane| lane as f32 - 7.0);
             check("sum", 0.0, L::load(&ramp).sum(), 8.0, 0.0);
             check("largest", 0.0, L::load(&ramp).largest(), 8.0, 0.0);
+            let (groups, sums) = L::to_i8_block(L::load(&ramp), L::splat(-127.0));
+            let wanted: Vec<i32> = L::load(&ramp)
+                .to_i8_groups()
+                .into_iter()
+                .chain(L::splat(-127.0).to_i8_groups())
+                .collect();
+            if groups[..] != wanted || sums != [8, -127 * 16] {
+                self.failures.push(format!("to_i8_block: {groups:?}, {sums:?}"));
+            }
             for (group, values) in L::load(&ramp).to_i8_groups().into_iter().enumerate() {
                 for (index, value) in values.to_le_bytes().into_iter().enumerate() {
                     let lane = group * 4 + index;

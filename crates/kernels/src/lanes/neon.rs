@@ -155,6 +155,11 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        self.zip(other, |a, b| intrinsic!(vminnmq_f32(a, b)))
+    }
+
+    #[inline(always)]
     fn abs(self) -> Self {
         self.map(|a| intrinsic!(vabsq_f32(a)))
     }
