@@ -356,9 +356,8 @@ mod tests {
                 .into_iter()
                 .chain(L::splat(-127.0).to_i8_groups())
                 .collect();
-            if groups[..] != wanted || sums != [8, -127 * 16] {
-                self.failures.push(format!("to_i8_block: {groups:?}, {sums:?}"));
-            }
+            let is_same = groups[..] == wanted && sums == [8, -127 * 16];
+            check("to_i8_block", 0.0, f32::from(u8::from(is_same)), 1.0, 0.0);
             for (group, values) in L::load(&ramp).to_i8_groups().into_iter().enumerate() {
                 for (index, value) in values.to_le_bytes().into_iter().enumerate() {
                     let lane = group * 4 + index;

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Bytes of inputs that are kept in the second-level cache while panels stream past them.
-const ROW_BLOCK_BYTES: usize = 256 * 1024;
+const ROW_BLOCK_BYTES: usize = 512 * 1024;
 /// Row blocks are multiples of as many rows as a kernel takes together at most.
 const ROW_TILE: usize = 12;
 
@@ -72,7 +72,7 @@ pub fn linear(cpu: &Cpu, args: Linear<'_>) {
     let columns = segments[0].matrix.columns();
     let output = DisjointSlice::new(output);
     let panels: usize = segments.iter().map(|segment| segment.matrix.panels()).sum();
-    let most = (ROW_BLOCK_BYTES / columns.max(1)).clamp(ROW_TILE, quantized::ROWS_MAX);
+    let most = (ROW_BLOCK_BYTES / columns.max(1)).clamp(ROW_TILE, quantized::rows_max(columns));
     let row_block = row_block(rows, most);
     cpu.pool.run(&|worker| {
         let share = partition(panels, cpu.pool.threads(), worker);

@@ -14,12 +14,15 @@ use crate::{
 
 /// Blocks that are unpacked at once: at most 24 × 704 bytes, which leaves room for inputs in a first-level cache.
 const STRETCH: usize = 24;
-/// More rows than are ever multiplied without unpacking.
-const UNPACK_ROWS_MAX: usize = 64;
 /// Rows for which sums are kept between stretches.
-pub(super) const ROWS_MAX: usize = 256;
+const ROWS_MAX: usize = 264;
 /// How far ahead of its use a panel is fetched: some hundred nanoseconds of streaming.
 const PREFETCH_BYTES: usize = 2048;
+
+/// Most rows of a part: any number where all inputs are one stretch.
+pub(super) const fn rows_max(columns: usize) -> usize {
+    if columns <= STRETCH * BLOCK { usize::MAX } else { ROWS_MAX }
+}
 
 /// Sums of a row for the outputs of a panel.
 type Sums = [f32; PANEL];
@@ -28,7 +31,7 @@ type Sums = [f32; PANEL];
 pub(super) struct Part<'a, P> {
     pub(super) layout: QuantizedLayout,
     pub(super) input: &'a Q8Rows,
-    /// At most [`ROWS_MAX`], from a multiple of 4 on.
+    /// At most [`rows_max`], from a multiple of 4 on.
     pub(super) rows: Range<usize>,
     /// Panels with their numbers.
     pub(super) panels: P,
@@ -76,36 +79,40 @@ where
         if rows.len() < L::UNPACK_ROWS {
             for (number, panel) in panels {
                 let packed = Packed::<BITS, PARTS, NESTED, MINIMUM> { panel };
-                let mut sums = [[0.0; PANEL]; UNPACK_ROWS_MAX];
                 let target = target.panel(number);
-                tiles::<L, _>(
-                    packed,
-                    (input, 0..blocks),
-                    (rows.clone(), zero),
-                    &mut sums,
-                    Some(&target),
-                );
+                let place = Place { is_first: true, target: Some(&target) };
+                let rows = (rows.clone(), zero);
+                tiles::<L, _>(packed, (input, 0..blocks), rows, &mut [], place);
             }
             return;
         }
         let mut stretch = [Unpacked::EMPTY; STRETCH];
-        let mut sums = [[0.0; PANEL]; ROWS_MAX];
+        let mut carried = [[0.0; PANEL]; ROWS_MAX];
         let length = blocks.div_ceil(blocks.div_ceil(STRETCH));
         for (number, panel) in panels {
             let packed = Packed::<BITS, PARTS, NESTED, MINIMUM> { panel };
             let target = target.panel(number);
-            sums[..rows.len()].fill([0.0; PANEL]);
             for start in (0..blocks).step_by(length) {
                 let range = start..blocks.min(start + length);
                 for (block, unpacked) in range.clone().zip(&mut stretch) {
                     unpacked.fill::<L, BITS, PARTS, NESTED, MINIMUM>(packed, block);
                 }
                 let source = Stretch::<BITS, PARTS, MINIMUM> { blocks: &stretch[..range.len()] };
-                let finish = (range.end == blocks).then_some(&target);
-                tiles::<L, _>(source, (input, range), (rows.clone(), zero), &mut sums, finish);
+                let is_last = range.end == blocks;
+                let place = Place { is_first: start == 0, target: is_last.then_some(&target) };
+                let rows = (rows.clone(), zero);
+                tiles::<L, _>(source, (input, range), rows, &mut carried, place);
             }
         }
     }
+}
+
+/// Which blocks of a panel some are.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    is_first: bool,
+    /// Of the last ones, where the sums go.
+    target: Option<&'a PanelTarget<'a>>,
 }
 
 /// Weights of a panel, block by block.
@@ -316,36 +323,39 @@ where
     }
 }
 
-/// Rows against consecutive blocks of weights, as many together as registers hold. Adds to `sums`, and writes them to
-/// their target if these are the last blocks of the panel.
+/// Rows against consecutive blocks of weights, as many together as registers hold. Sums are carried from the blocks
+/// before these to the ones after.
 #[inline(always)]
 fn tiles<L: Lanes + Dots, W: Weights<L>>(
     weights: W,
     (input, blocks): (&Q8Rows, Range<usize>),
     (rows, zero): (Range<usize>, Zero),
-    sums: &mut [Sums],
-    finish: Option<&PanelTarget<'_>>,
+    carried: &mut [Sums],
+    place: Place<'_>,
 ) {
     let mut row = rows.start;
-    let mut sums = &mut sums[..rows.len()];
     macro_rules! some {
         ($n:literal) => {{
-            let (now, later) = sums.split_first_chunk_mut::<$n>().expect("as many rows are left");
+            let mut sums = [[0.0; PANEL]; $n];
+            if !place.is_first {
+                sums.copy_from_slice(&carried[row - rows.start..][..$n]);
+            }
             // Quads beyond the last row are not read; the first stands in for them.
             let quad = |index| {
                 let quad = if index * QUAD < $n { row / QUAD + index } else { row / QUAD };
                 &input.quad(quad)[blocks.clone()]
             };
             let quads = [quad(0), quad(1), quad(2)];
-            if !weights.tile::<$n>(quads, zero, now) {
-                tile::<L, W, $n>(weights, quads, now, zero);
+            if !weights.tile::<$n>(quads, zero, &mut sums) {
+                tile::<L, W, $n>(weights, quads, &mut sums, zero);
             }
-            if let Some(target) = finish {
-                for (row, sums) in (row..).zip(&*now) {
+            if let Some(target) = place.target {
+                for (row, sums) in (row..).zip(&sums) {
                     target.write(row, L::load(sums));
                 }
+            } else {
+                carried[row - rows.start..][..$n].copy_from_slice(&sums);
             }
-            sums = later;
             row += $n;
         }};
     }
@@ -366,7 +376,7 @@ fn tiles<L: Lanes + Dots, W: Weights<L>>(
         1 => some!(1),
         _ => {}
     }
-    debug_assert!(row == rows.end && sums.is_empty());
+    debug_assert!(row == rows.end);
 }
 
 #[inline(always)]
