@@ -26,6 +26,13 @@ pub(super) struct State {
 impl State {
     pub(super) const EMPTY: Self = Self { largest: LOWEST, total: 0.0, sums: [0.0; HEAD_DIM_MAX] };
 
+    /// Forgets everything; sums beyond `head_dim` were never used.
+    #[inline(always)]
+    fn clear(&mut self, head_dim: usize) {
+        (self.largest, self.total) = (Self::EMPTY.largest, Self::EMPTY.total);
+        self.sums[..head_dim].fill(0.0);
+    }
+
     /// Puts later spans behind the ones so far.
     #[inline(always)]
     fn append<L: Lanes>(&mut self, later: &Self, head_dim: usize) {
@@ -86,6 +93,7 @@ fn work<L: Lanes + Dots, E: KvElement, M: Products<L, E>>(
 ) {
     match &part.work {
         Work::Shares(shares) => {
+            let mut states = [[State::EMPTY; QUERIES_MAX]; 2];
             for share in *shares {
                 let mut queries = part.queries_of(part.all.task(share.task));
                 let mut first = 0;
@@ -98,7 +106,7 @@ fn work<L: Lanes + Dots, E: KvElement, M: Products<L, E>>(
                             match group.count {
                                 0 => break,
                                 $(..=$n if $n <= L::QUERIES => {
-                                    spans::<L, E, M, $n>(part, share, tensors, &group);
+                                    spans::<L, E, M, $n>(part, share, tensors, &group, &mut states);
                                 })*
                                 _ => unreachable!("a group has at most as many queries"),
                             }
@@ -144,6 +152,7 @@ fn spans<L: Lanes + Dots, E: KvElement, M: Products<L, E>, const N: usize>(
     share: &Share,
     (keys, values): (&[E], &[E]),
     group: &Group,
+    states: &mut [[State; QUERIES_MAX]; 2],
 ) {
     let KvShape { kv_heads, head_dim, .. } = part.cache.shape();
     let queries: &[Query; N] = group.queries.first_chunk().expect("N is at most as many");
@@ -174,8 +183,10 @@ fn spans<L: Lanes + Dots, E: KvElement, M: Products<L, E>, const N: usize>(
     let (value_scales, _) = part.cache.value_scales.as_chunks::<LANES>();
     let scales = |block: usize| table[block] as usize * kv_heads + task.kv_head;
     let keeps_spans = share.slot.is_some() && share.spans.start > 0;
-    let mut states = [State::EMPTY; N];
-    let mut now = states;
+    let [states, now] = states;
+    let states: &mut [State; N] = states.first_chunk_mut().expect("N is at most as many");
+    let now: &mut [State; N] = now.first_chunk_mut().expect("N is at most as many");
+    states.iter_mut().for_each(|state| state.clear(head_dim));
     for span in share.spans.clone() {
         let positions = span * SPAN..end.min((span + 1) * SPAN);
         if positions.end > first.max(positions.start) {
@@ -262,9 +273,9 @@ fn spans<L: Lanes + Dots, E: KvElement, M: Products<L, E>, const N: usize>(
                 sums_of!(chunk, 1);
             }
         } else {
-            now.fill(State::EMPTY);
+            now.iter_mut().for_each(|now| now.clear(head_dim));
         }
-        for (index, (state, now)) in states.iter_mut().zip(&now).enumerate().take(group.count) {
+        for (index, (state, now)) in states.iter_mut().zip(&*now).enumerate().take(group.count) {
             if keeps_spans {
                 let slot = share.slot.expect("checked above") + span - share.spans.start;
                 // SAFETY: each slot belongs to one span of one share.
@@ -274,7 +285,7 @@ fn spans<L: Lanes + Dots, E: KvElement, M: Products<L, E>, const N: usize>(
             }
         }
     }
-    for (index, (query, state)) in queries.iter().zip(&states).enumerate().take(group.count) {
+    for (index, (query, state)) in queries.iter().zip(&*states).enumerate().take(group.count) {
         match share.slot {
             None => finish(part, query, state),
             // SAFETY: as above.
