@@ -444,6 +444,62 @@ mod tests {
         }
     }
 
+    struct CheckPairs<'a> {
+        failures: &'a mut Vec<String>,
+    }
+
+    impl PairKernel for CheckPairs<'_> {
+        #[inline(always)]
+        fn run<L: Lanes + Dots + PairDots>(self) {
+            let mut check = |name: &str, got: [f32; LANES], want: [f32; LANES]| {
+                if got != want {
+                    self.failures.push(format!("{name}: {got:?}, expected {want:?}"));
+                }
+            };
+            let mut out = [0.0; LANES];
+            // Ties among them, which go to even.
+            let values: [f32; LANES] = std::array::from_fn(|lane| {
+                (256.0 + lane as f32 / 2.0) * 2.0_f32.powi(-(lane as i32))
+            });
+            let rounded = values.map(|value| half::bf16::from_f32(value).to_f32());
+            L::load(&values).rounded_to_bf16().store(&mut out);
+            check("rounded_to_bf16", out, rounded);
+            let mut pairs = [0; LANES / 2];
+            L::load(&rounded).store_pairs(&mut pairs);
+            let stored: [f32; LANES] = std::array::from_fn(|at| {
+                let upper = (pairs[at / 2] >> (16 * (at % 2))).cast_unsigned() << 16;
+                f32::from_bits(upper)
+            });
+            check("store_pairs", stored, rounded);
+            let integers: [u16; 2 * LANES] =
+                std::array::from_fn(|at| half::bf16::from_f32(at as f32 - 9.0).to_bits());
+            let factors = i32::from(half::bf16::from_f32(3.0).to_bits())
+                | i32::from(half::bf16::from_f32(-5.0).to_bits()) << 16;
+            let line = L::load_pairs(&integers);
+            L::splat(7.0).add_pairs(line, factors).store(&mut out);
+            let first = |lane: usize| 7.0 + 3.0 * (2.0 * lane as f32 - 9.0);
+            check(
+                "add_pairs",
+                out,
+                std::array::from_fn(|lane| first(lane) - 5.0 * (2.0 * lane as f32 - 8.0)),
+            );
+            L::splat(7.0).add_pairs(L::firsts(line), factors).store(&mut out);
+            check("firsts", out, std::array::from_fn(first));
+        }
+    }
+
+    #[test]
+    fn pairs_are_multiplied_as_plain_floats_are() {
+        let isa = Isa::detect();
+        if !isa.rung().has_bf16_pairs() {
+            eprintln!("skipped: this CPU has no products of bfloat16 pairs");
+            return;
+        }
+        let mut failures = Vec::new();
+        launch_pairs(isa, CheckPairs { failures: &mut failures });
+        assert!(failures.is_empty(), "{}", failures.join("\n"));
+    }
+
     #[test]
     fn every_rung_computes_what_plain_floats_do() {
         for &rung in &Rung::ALL[1..] {
