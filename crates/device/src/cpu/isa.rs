@@ -14,6 +14,9 @@ pub enum Rung {
     /// AVX-512 F, BW, DQ, VL and VNNI: servers since about 2019, Zen 4 and later.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// The same with products of bfloat16 values: Cooper Lake, servers since Sapphire Rapids, Zen 4 and later.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
     /// NEON with the dot product of 8-bit integers: AArch64 since about 2018 (Cortex-A76, Neoverse N1, Apple M1).
     #[cfg(target_arch = "aarch64")]
     Neon,
@@ -27,12 +30,23 @@ impl Rung {
         Self::Avx2,
         #[cfg(target_arch = "x86_64")]
         Self::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512Bf16,
         #[cfg(target_arch = "aarch64")]
         Self::Neon,
     ];
 
     /// The highest rung of this architecture, which this CPU may lack.
     pub const HIGHEST: Self = Self::ALL[Self::ALL.len() - 1];
+
+    /// Whether it multiplies pairs of bfloat16 values.
+    pub fn has_bf16_pairs(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => true,
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Display for Rung {
@@ -43,6 +57,8 @@ impl fmt::Display for Rung {
             Self::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => "avx512bf16",
             #[cfg(target_arch = "aarch64")]
             Self::Neon => "neon",
         })
@@ -50,7 +66,8 @@ impl fmt::Display for Rung {
 }
 
 /// The rungs above scalar of all architectures, by name, each with the architecture that has it.
-const NAMES: [(&str, &str); 3] = [("avx2", "x86-64"), ("avx512", "x86-64"), ("neon", "AArch64")];
+const NAMES: [(&str, &str); 4] =
+    [("avx2", "x86-64"), ("avx512", "x86-64"), ("avx512bf16", "x86-64"), ("neon", "AArch64")];
 
 /// The text is not the name of a rung of this architecture.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -126,10 +143,12 @@ fn detect_rung() -> Rung {
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512vnni");
-    match (avx512, avx2) {
-        (true, _) => Rung::Avx512,
-        (false, true) => Rung::Avx2,
-        (false, false) => Rung::Scalar,
+    let avx512bf16 = avx512 && is_x86_feature_detected!("avx512bf16");
+    match (avx512bf16, avx512, avx2) {
+        (true, ..) => Rung::Avx512Bf16,
+        (_, true, _) => Rung::Avx512,
+        (_, _, true) => Rung::Avx2,
+        _ => Rung::Scalar,
     }
 }
 

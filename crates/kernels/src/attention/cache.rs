@@ -1,14 +1,18 @@
 //! The bytes of one layer's keys and values, in blocks of 16 positions.
 //!
 //! Within a block, keys are stored dimension by dimension, sixteen positions side by side, so that a vector of scores
-//! comes from broadcasting one query value at a time, with no sum across lanes; values are stored position by position.
+//! comes from broadcasting query values, with no sum across lanes; values are stored position by position. Two
+//! dimensions of the keys, or two positions of the values, make a line: sixteen elements of the one and of the other.
+//! In a line of bfloat16 values the two alternate, which is how an instruction for pairs of them takes them.
 
 use device::cpu::{AlignedBuffer, Plain};
 
-use crate::lanes::Lanes;
+use crate::lanes::{LANES, Lanes};
 
 /// Positions in a block.
 pub const BLOCK_TOKENS: usize = 16;
+/// Elements of a line.
+pub(crate) const LINE: usize = 2 * LANES;
 
 /// How keys and values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,17 +124,43 @@ impl KvLayer {
 pub(crate) trait KvElement: Plain {
     /// Whether elements are to be multiplied with their position's scale.
     const IS_SCALED: bool = false;
+    /// Whether the two rows of a line alternate, instead of following each other.
+    const ALTERNATES: bool = false;
+    /// From an element of a row to the next.
+    const STEP: usize = if Self::ALTERNATES { 2 } else { 1 };
 
     /// The nearest element, ties to even.
     fn from_f32(value: f32) -> Self;
     fn to_f32(self) -> f32;
-    /// Reads elements into lanes in an order of its own; `ordered` puts them right.
-    fn load<L: Lanes>(values: &[Self; BLOCK_TOKENS]) -> L;
+    /// Reads the rows of a line.
+    fn load<L: Lanes>(line: &[Self; LINE]) -> [L; 2];
 
+    /// Where in a line an element of a row is.
     #[inline(always)]
-    fn ordered<L: Lanes>(lanes: L) -> L {
-        lanes
+    fn place(row: usize, lane: usize) -> usize {
+        if Self::ALTERNATES { 2 * lane + row } else { row * LANES + lane }
     }
+
+    /// Where in a block of keys of a head a dimension of a position is. The next dimension but one is a line further.
+    #[inline(always)]
+    fn key_place(position: usize, dim: usize) -> usize {
+        dim / 2 * LINE + Self::place(dim % 2, position)
+    }
+
+    /// Where in a block of values of a head a dimension of a position is. Up to the next multiple of 16, the next is
+    /// [`Self::STEP`] further.
+    #[inline(always)]
+    fn value_place(head_dim: usize, position: usize, dim: usize) -> usize {
+        let line = position / 2 * (head_dim / LANES) + dim / LANES;
+        line * LINE + Self::place(position % 2, dim % LANES)
+    }
+}
+
+/// The rows of a line in which they follow each other.
+#[inline(always)]
+fn rows<E>(line: &[E; LINE]) -> [&[E; LANES]; 2] {
+    let (rows, _) = line.as_chunks();
+    [&rows[0], &rows[1]]
 }
 
 impl KvElement for f32 {
@@ -145,13 +175,16 @@ impl KvElement for f32 {
     }
 
     #[inline(always)]
-    fn load<L: Lanes>(values: &[Self; BLOCK_TOKENS]) -> L {
-        L::load(values)
+    fn load<L: Lanes>(line: &[Self; LINE]) -> [L; 2] {
+        let [first, second] = rows(line);
+        [L::load(first), L::load(second)]
     }
 }
 
 /// The bits of a bfloat16.
 impl KvElement for u16 {
+    const ALTERNATES: bool = true;
+
     #[inline(always)]
     fn from_f32(value: f32) -> Self {
         half::bf16::from_f32(value).to_bits()
@@ -163,13 +196,8 @@ impl KvElement for u16 {
     }
 
     #[inline(always)]
-    fn load<L: Lanes>(values: &[Self; BLOCK_TOKENS]) -> L {
-        L::load_bf16_shuffled(values)
-    }
-
-    #[inline(always)]
-    fn ordered<L: Lanes>(lanes: L) -> L {
-        lanes.ordered()
+    fn load<L: Lanes>(line: &[Self; LINE]) -> [L; 2] {
+        L::load_bf16_pairs(line)
     }
 }
 
@@ -188,7 +216,8 @@ impl KvElement for u8 {
     }
 
     #[inline(always)]
-    fn load<L: Lanes>(values: &[Self; BLOCK_TOKENS]) -> L {
-        L::load_i8(values)
+    fn load<L: Lanes>(line: &[Self; LINE]) -> [L; 2] {
+        let [first, second] = rows(line);
+        [L::load_i8(first), L::load_i8(second)]
     }
 }

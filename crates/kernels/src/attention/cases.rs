@@ -92,7 +92,10 @@ fn rungs_agree_with_the_meaning() {
                 let mut want = None;
                 for cpu in cpus() {
                     let got = compute(&cpu, &case, &case.sequences, window);
-                    assert_close(&got, want.get_or_insert(got.clone()), 2e-6, "attention");
+                    let rounds = cpu.isa.rung().has_bf16_pairs() && format == KvFormat::Bf16;
+                    // Queries and weights rounded to 8 bits move scores, of up to 2 here, by parts of 256.
+                    let tolerance = if rounds { 4e-3 } else { 2e-6 };
+                    assert_close(&got, want.get_or_insert(got.clone()), tolerance, "attention");
                 }
             }
         }

@@ -2,9 +2,11 @@
 //! queries together as registers hold.
 
 use super::{
-    BLOCK_TOKENS, HEAD_DIM_MAX, KvElement, KvShape, Part, Query, SPAN, Share, Work, cache::Bytes,
+    BLOCK_TOKENS, HEAD_DIM_MAX, KvElement, KvShape, Part, Query, SPAN, Share, Work,
+    cache::{Bytes, LINE},
+    products::{Bf16Pairs, Floats, Products},
 };
-use crate::lanes::{Dots, LANES, LaneKernel, Lanes};
+use crate::lanes::{Dots, LANES, LaneKernel, Lanes, PairDots, PairKernel};
 
 /// Most queries that any instruction set takes together.
 const QUERIES_MAX: usize = 12;
@@ -23,6 +25,13 @@ pub(super) struct State {
 
 impl State {
     pub(super) const EMPTY: Self = Self { largest: LOWEST, total: 0.0, sums: [0.0; HEAD_DIM_MAX] };
+
+    /// Forgets everything; sums beyond `head_dim` were never used.
+    #[inline(always)]
+    fn clear(&mut self, head_dim: usize) {
+        (self.largest, self.total) = (Self::EMPTY.largest, Self::EMPTY.total);
+        self.sums[..head_dim].fill(0.0);
+    }
 
     /// Puts later spans behind the ones so far.
     #[inline(always)]
@@ -47,10 +56,22 @@ impl LaneKernel for Part<'_> {
     #[inline(always)]
     fn run<L: Lanes + Dots>(self) {
         match (&self.cache.keys, &self.cache.values) {
-            (Bytes::F32(keys), Bytes::F32(values)) => work::<L, f32>(&self, keys, values),
-            (Bytes::Bf16(keys), Bytes::Bf16(values)) => work::<L, u16>(&self, keys, values),
-            (Bytes::Int8(keys), Bytes::Int8(values)) => work::<L, u8>(&self, keys, values),
+            (Bytes::F32(keys), Bytes::F32(values)) => work::<L, f32, Floats>(&self, keys, values),
+            (Bytes::Bf16(keys), Bytes::Bf16(values)) => work::<L, u16, Floats>(&self, keys, values),
+            (Bytes::Int8(keys), Bytes::Int8(values)) => work::<L, u8, Floats>(&self, keys, values),
             _ => unreachable!("keys and values are stored alike"),
+        }
+    }
+}
+
+impl PairKernel for Part<'_> {
+    #[inline(always)]
+    fn run<L: Lanes + Dots + PairDots>(self) {
+        match (&self.cache.keys, &self.cache.values) {
+            (Bytes::Bf16(keys), Bytes::Bf16(values)) => {
+                work::<L, u16, Bf16Pairs>(&self, keys, values);
+            }
+            _ => unreachable!("the caller looked"),
         }
     }
 }
@@ -65,9 +86,14 @@ struct Group {
 }
 
 #[inline(always)]
-fn work<L: Lanes + Dots, E: KvElement>(part: &Part<'_>, keys: &[E], values: &[E]) {
+fn work<L: Lanes + Dots, E: KvElement, M: Products<L, E>>(
+    part: &Part<'_>,
+    keys: &[E],
+    values: &[E],
+) {
     match &part.work {
         Work::Shares(shares) => {
+            let mut states = [[State::EMPTY; QUERIES_MAX]; 2];
             for share in *shares {
                 let mut queries = part.queries_of(part.all.task(share.task));
                 let mut first = 0;
@@ -80,7 +106,7 @@ fn work<L: Lanes + Dots, E: KvElement>(part: &Part<'_>, keys: &[E], values: &[E]
                             match group.count {
                                 0 => break,
                                 $(..=$n if $n <= L::QUERIES => {
-                                    spans::<L, E, $n>(part, share, tensors, &group);
+                                    spans::<L, E, M, $n>(part, share, tensors, &group, &mut states);
                                 })*
                                 _ => unreachable!("a group has at most as many queries"),
                             }
@@ -121,25 +147,32 @@ fn next_group(queries: &mut impl Iterator<Item = Query>, first: usize, most: usi
 
 /// Some spans of a task, for a group of its queries, of which there are at most `N`.
 #[inline(always)]
-fn spans<L: Lanes, E: KvElement, const N: usize>(
+fn spans<L: Lanes + Dots, E: KvElement, M: Products<L, E>, const N: usize>(
     part: &Part<'_>,
     share: &Share,
     (keys, values): (&[E], &[E]),
     group: &Group,
+    states: &mut [[State; QUERIES_MAX]; 2],
 ) {
     let KvShape { kv_heads, head_dim, .. } = part.cache.shape();
     let queries: &[Query; N] = group.queries.first_chunk().expect("N is at most as many");
     let task = part.all.task(share.task);
     let table = part.all.block_table(task);
-    // `[dimension][query]`, so that the queries of a step of a score lie side by side.
-    let mut scaled = [[0.0_f32; N]; HEAD_DIM_MAX];
+    // `[line][query]`, so that the queries of a step of a score lie side by side.
+    let mut scaled = [[M::NONE; N]; HEAD_DIM_MAX / 2];
     for (index, query) in queries.iter().enumerate() {
         let start = query.row * part.query_stride + query.head * head_dim;
-        for (scaled, value) in scaled.iter_mut().zip(&part.queries[start..start + head_dim]) {
-            scaled[index] = value * part.scale;
+        let (chunks, _) = part.queries[start..start + head_dim].as_chunks::<LANES>();
+        for (values, scaled) in chunks.iter().zip(scaled.chunks_exact_mut(LANES / 2)) {
+            let (mut rounded, mut factors) = ([0.0; LANES], [M::NONE; LANES / 2]);
+            M::rounded(L::load(values).mul(L::splat(part.scale))).store(&mut rounded);
+            M::store(&rounded, &mut factors);
+            for (scaled, factors) in scaled.iter_mut().zip(factors) {
+                scaled[index] = factors;
+            }
         }
     }
-    let scaled = &scaled[..head_dim];
+    let scaled = &scaled[..head_dim / 2];
     let first = queries.iter().map(|query| query.start).min().unwrap_or(0);
     let end = queries.iter().map(|query| query.end).max().unwrap_or(0);
     let page = |block: usize| {
@@ -150,8 +183,10 @@ fn spans<L: Lanes, E: KvElement, const N: usize>(
     let (value_scales, _) = part.cache.value_scales.as_chunks::<LANES>();
     let scales = |block: usize| table[block] as usize * kv_heads + task.kv_head;
     let keeps_spans = share.slot.is_some() && share.spans.start > 0;
-    let mut states = [State::EMPTY; N];
-    let mut now = states;
+    let [states, now] = states;
+    let states: &mut [State; N] = states.first_chunk_mut().expect("N is at most as many");
+    let now: &mut [State; N] = now.first_chunk_mut().expect("N is at most as many");
+    states.iter_mut().for_each(|state| state.clear(head_dim));
     for span in share.spans.clone() {
         let positions = span * SPAN..end.min((span + 1) * SPAN);
         if positions.end > first.max(positions.start) {
@@ -159,68 +194,88 @@ fn spans<L: Lanes, E: KvElement, const N: usize>(
             let start = positions.start.max(first / BLOCK_TOKENS * BLOCK_TOKENS);
             let blocks = start / BLOCK_TOKENS..positions.end.div_ceil(BLOCK_TOKENS);
             let mut scores = [[0.0_f32; SPAN]; N];
-            for (place, block) in blocks.clone().enumerate() {
-                let (keys, _) = keys[page(block)].as_chunks::<BLOCK_TOKENS>();
-                let mut sums = [L::splat(0.0); N];
-                for (key, scaled) in keys.iter().zip(scaled) {
-                    let key = E::load::<L>(key);
-                    for (sum, scaled) in sums.iter_mut().zip(scaled) {
-                        *sum = key.fma(L::splat(*scaled), *sum);
+            macro_rules! scores_of {
+                ($block:ident, $together:literal) => {{
+                    let mut lines: [&[[E; LINE]]; $together] = [&[]; $together];
+                    for (lines, block) in lines.iter_mut().zip($block..) {
+                        *lines = keys[page(block)].as_chunks().0;
                     }
-                }
-                for sum in &mut sums {
-                    *sum = E::ordered(*sum);
-                }
-                if E::IS_SCALED {
-                    let scales = L::load(&key_scales[scales(block)]);
-                    for sum in &mut sums {
-                        *sum = sum.mul(scales);
+                    let sums = score::<L, E, M, N, $together>(lines, scaled);
+                    let place = $block - blocks.start;
+                    for (scores, sums) in scores.iter_mut().zip(sums) {
+                        let (chunks, _) = scores.as_chunks_mut::<BLOCK_TOKENS>();
+                        let chunks = chunks[place..].iter_mut();
+                        for ((block, sum), scores) in ($block..).zip(sums).zip(chunks) {
+                            if E::IS_SCALED {
+                                sum.mul(L::load(&key_scales[scales(block)])).store(scores);
+                            } else {
+                                sum.store(scores);
+                            }
+                        }
                     }
-                }
-                for (scores, sum) in scores.iter_mut().zip(sums) {
-                    sum.store(&mut scores.as_chunks_mut::<BLOCK_TOKENS>().0[place]);
-                }
+                    $block += $together;
+                }};
+            }
+            let mut block = blocks.start;
+            while L::SUMS >= 8 * N && blocks.end - block >= 4 {
+                scores_of!(block, 4);
+            }
+            while L::SUMS >= 2 * N && blocks.end - block >= 2 {
+                scores_of!(block, 2);
+            }
+            while block < blocks.end {
+                scores_of!(block, 1);
             }
             let count = positions.end - start;
-            for ((scores, query), state) in scores.iter_mut().zip(queries).zip(&mut now) {
+            let mut weights = [[M::NONE; SPAN / 2]; N];
+            for (index, (scores, query)) in scores.iter_mut().zip(queries).enumerate() {
                 let within = |position: usize| position.clamp(start, positions.end) - start;
                 let seen = within(query.start)..within(query.end);
-                weigh::<L>(&mut scores[..blocks.len() * BLOCK_TOKENS], seen, state);
-            }
-            if E::IS_SCALED {
-                for (place, block) in blocks.clone().enumerate() {
-                    let scales = L::load(&value_scales[scales(block)]);
-                    for scores in &mut scores {
-                        let weights = &mut scores.as_chunks_mut::<LANES>().0[place];
+                let seen_scores = &mut scores[..blocks.len() * BLOCK_TOKENS];
+                weigh::<L, E, M>(seen_scores, seen, &mut now[index]);
+                if E::IS_SCALED {
+                    let (chunks, _) = scores.as_chunks_mut::<LANES>();
+                    for (block, weights) in blocks.clone().zip(chunks) {
+                        let scales = L::load(&value_scales[scales(block)]);
                         L::load(weights).mul(scales).store(weights);
                     }
                 }
+                M::store(scores, &mut weights[index]);
             }
-            let mut sums = [L::splat(0.0); N];
-            for chunk in 0..head_dim / LANES {
-                sums.fill(L::splat(0.0));
-                for (place, block) in blocks.clone().enumerate() {
-                    let (values, _) = values[page(block)].as_chunks::<LANES>();
-                    let values = values[chunk..].iter().step_by(head_dim / LANES);
-                    // Positions past the end hold whatever a former sequence left there: they are not read.
-                    let rows = BLOCK_TOKENS.min(count - place * BLOCK_TOKENS);
-                    // Offsets that the compiler knows to lie within a block.
-                    for (value, offset) in values.zip(0..BLOCK_TOKENS).take(rows) {
-                        let value = E::load::<L>(value);
-                        for (sum, scores) in sums.iter_mut().zip(&scores) {
-                            let weights = &scores.as_chunks::<BLOCK_TOKENS>().0[place];
-                            *sum = value.fma(L::splat(weights[offset]), *sum);
+            macro_rules! sums_of {
+                ($chunk:ident, $together:literal) => {{
+                    let mut sums = [[L::splat(0.0); $together]; N];
+                    for (place, block) in blocks.clone().enumerate() {
+                        let (lines, _) = values[page(block)].as_chunks::<LINE>();
+                        // Positions past the end hold whatever a former sequence left there.
+                        let rows = BLOCK_TOKENS.min(count - place * BLOCK_TOKENS);
+                        let span = (lines, $chunk, head_dim / LANES, rows);
+                        let first = place * BLOCK_TOKENS / 2;
+                        add_values::<L, E, M, N, $together>(&mut sums, span, &weights, first);
+                    }
+                    for (state, sums) in now.iter_mut().zip(sums) {
+                        let (chunks, _) = state.sums.as_chunks_mut::<LANES>();
+                        for (sum, stored) in sums.into_iter().zip(&mut chunks[$chunk..]) {
+                            sum.store(stored);
                         }
                     }
-                }
-                for (state, sum) in now.iter_mut().zip(sums) {
-                    E::ordered(sum).store(&mut state.sums.as_chunks_mut::<LANES>().0[chunk]);
-                }
+                    $chunk += $together;
+                }};
+            }
+            let (mut chunk, chunks) = (0, head_dim / LANES);
+            while L::SUMS >= 8 * N && chunks - chunk >= 4 {
+                sums_of!(chunk, 4);
+            }
+            while L::SUMS >= 2 * N && chunks - chunk >= 2 {
+                sums_of!(chunk, 2);
+            }
+            while chunk < chunks {
+                sums_of!(chunk, 1);
             }
         } else {
-            now.fill(State::EMPTY);
+            now.iter_mut().for_each(|now| now.clear(head_dim));
         }
-        for (index, (state, now)) in states.iter_mut().zip(&now).enumerate().take(group.count) {
+        for (index, (state, now)) in states.iter_mut().zip(&*now).enumerate().take(group.count) {
             if keeps_spans {
                 let slot = share.slot.expect("checked above") + span - share.spans.start;
                 // SAFETY: each slot belongs to one span of one share.
@@ -230,7 +285,7 @@ fn spans<L: Lanes, E: KvElement, const N: usize>(
             }
         }
     }
-    for (index, (query, state)) in queries.iter().zip(&states).enumerate().take(group.count) {
+    for (index, (query, state)) in queries.iter().zip(&*states).enumerate().take(group.count) {
         match share.slot {
             None => finish(part, query, state),
             // SAFETY: as above.
@@ -240,9 +295,74 @@ fn spans<L: Lanes, E: KvElement, const N: usize>(
     }
 }
 
+/// The scores of a few queries for the positions of a few blocks, from the lines of their keys.
+#[inline(always)]
+fn score<L: Lanes, E: KvElement, M: Products<L, E>, const N: usize, const T: usize>(
+    blocks: [&[[E; LINE]]; T],
+    queries: &[[M::Factors; N]],
+) -> [[L; T]; N] {
+    let mut sums = [[L::splat(0.0); T]; N];
+    for (index, factors) in queries.iter().enumerate() {
+        let mut lines = [M::line(&blocks[0][index]); T];
+        for (line, block) in lines.iter_mut().zip(&blocks) {
+            *line = M::line(&block[index]);
+        }
+        for (sums, factors) in sums.iter_mut().zip(factors) {
+            add_lines::<L, E, M, T>(sums, lines, *factors);
+        }
+    }
+    sums
+}
+
+/// Adds the weighted values of a block, of sixteen dimensions from chunk `chunk` on and `T - 1` times sixteen more.
+#[inline(always)]
+fn add_values<L: Lanes, E: KvElement, M: Products<L, E>, const N: usize, const T: usize>(
+    sums: &mut [[L; T]; N],
+    (lines, chunk, chunks, rows): (&[[E; LINE]], usize, usize, usize),
+    weights: &[[M::Factors; SPAN / 2]; N],
+    first: usize,
+) {
+    for (pair, values) in lines.chunks_exact(chunks).enumerate().take(rows / 2) {
+        let values: &[[E; LINE]; T] = values[chunk..].first_chunk().expect("T chunks are left");
+        let mut lines = [M::line(&values[0]); T];
+        for (line, values) in lines.iter_mut().zip(values) {
+            *line = M::line(values);
+        }
+        for (sums, weights) in sums.iter_mut().zip(weights) {
+            add_lines::<L, E, M, T>(sums, lines, weights[(first + pair) % (SPAN / 2)]);
+        }
+    }
+    if !rows.is_multiple_of(2) {
+        let values = &lines[rows / 2 * chunks + chunk..];
+        let mut lines = [M::first_row(&values[0]); T];
+        for (line, values) in lines.iter_mut().zip(values) {
+            *line = M::first_row(values);
+        }
+        for (sums, weights) in sums.iter_mut().zip(weights) {
+            add_lines::<L, E, M, T>(sums, lines, weights[(first + rows / 2) % (SPAN / 2)]);
+        }
+    }
+}
+
+/// Adds to the sums of a query the products of some lines with its factors, which are in registers no longer than that.
+#[inline(always)]
+fn add_lines<L: Lanes, E: KvElement, M: Products<L, E>, const T: usize>(
+    sums: &mut [L; T],
+    lines: [M::Line; T],
+    factors: M::Factors,
+) {
+    for (sum, line) in sums.iter_mut().zip(lines) {
+        *sum = M::add(*sum, line, factors);
+    }
+}
+
 /// Turns the scores of a span into weights relative to the largest that the query sees; others weigh nothing.
 #[inline(always)]
-fn weigh<L: Lanes>(scores: &mut [f32], seen: std::ops::Range<usize>, state: &mut State) {
+fn weigh<L: Lanes, E: KvElement, M: Products<L, E>>(
+    scores: &mut [f32],
+    seen: std::ops::Range<usize>,
+    state: &mut State,
+) {
     scores[..seen.start].fill(f32::NEG_INFINITY);
     scores[seen.end..].fill(f32::NEG_INFINITY);
     let (chunks, _) = scores.as_chunks_mut::<LANES>();
@@ -253,7 +373,7 @@ fn weigh<L: Lanes>(scores: &mut [f32], seen: std::ops::Range<usize>, state: &mut
     state.largest = largest.largest();
     let (largest, mut total) = (L::splat(state.largest), L::splat(0.0));
     for scores in chunks {
-        let weights = L::load(scores).sub(largest).exp_to_88();
+        let weights = M::rounded(L::load(scores).sub(largest).exp_to_88());
         total = total.add(weights);
         weights.store(scores);
     }

@@ -8,6 +8,7 @@
 
 mod cache;
 mod lanes;
+mod products;
 mod scalar;
 mod tasks;
 
@@ -15,12 +16,12 @@ mod tasks;
 mod cases;
 
 pub use cache::{BLOCK_TOKENS, KvFormat, KvLayer, KvShape};
-pub(crate) use cache::{Bytes, KvElement};
+pub(crate) use cache::{Bytes, KvElement, LINE};
 pub use tasks::{AttentionTasks, Sequence};
 
 use device::cpu::{Cpu, DisjointSlice, Rung, partition};
 
-use crate::lanes::launch;
+use crate::lanes::{launch, launch_pairs};
 use lanes::State;
 use tasks::{Cut, SPAN, Share, Task};
 
@@ -146,7 +147,11 @@ pub fn attention(cpu: &Cpu, args: Attention<'_>) {
         cpu.pool.run(&|worker| scalar::run(part(Work::Shares(tasks.of_worker(worker)))));
         return;
     }
-    cpu.pool.run(&|worker| launch(cpu.isa, part(Work::Shares(tasks.of_worker(worker)))));
+    let has_pairs = cpu.isa.rung().has_bf16_pairs() && cache.shape().format == KvFormat::Bf16;
+    cpu.pool.run(&|worker| {
+        let part = part(Work::Shares(tasks.of_worker(worker)));
+        if has_pairs { launch_pairs(cpu.isa, part) } else { launch(cpu.isa, part) }
+    });
     if !tasks.cuts().is_empty() {
         let cuts = tasks.cuts();
         cpu.pool.run(&|worker| {

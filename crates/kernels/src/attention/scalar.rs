@@ -46,12 +46,25 @@ pub(super) fn run(part: Part<'_>) {
     }
 }
 
-fn element(bytes: &Bytes, index: usize) -> f32 {
-    match bytes {
-        Bytes::F32(values) => values[index].to_f32(),
-        Bytes::Bf16(values) => values[index].to_f32(),
-        Bytes::Int8(values) => values[index].to_f32(),
+fn element(bytes: &Bytes, page: usize, place: Place) -> f32 {
+    fn of<E: KvElement>(elements: &[E], page: usize, place: Place) -> f32 {
+        let place = match place {
+            Place::Key { position, dim } => E::key_place(position, dim),
+            Place::Value { head_dim, position, dim } => E::value_place(head_dim, position, dim),
+        };
+        elements[page + place].to_f32()
     }
+    match bytes {
+        Bytes::F32(elements) => of(elements, page, place),
+        Bytes::Bf16(elements) => of(elements, page, place),
+        Bytes::Int8(elements) => of(elements, page, place),
+    }
+}
+
+/// What of a block is asked for.
+enum Place {
+    Key { position: usize, dim: usize },
+    Value { head_dim: usize, position: usize, dim: usize },
 }
 
 /// The scale of a position; 1 where there are none.
@@ -69,12 +82,13 @@ fn page(cache: &KvLayer, table: &[u32], kv_head: usize, position: usize) -> usiz
 fn key(cache: &KvLayer, table: &[u32], kv_head: usize, position: usize, dim: usize) -> f32 {
     let page = page(cache, table, kv_head, position);
     let scale = scale(&cache.key_scales, page, position, cache.shape().head_dim);
-    scale * element(&cache.keys, page + dim * BLOCK_TOKENS + position % BLOCK_TOKENS)
+    scale * element(&cache.keys, page, Place::Key { position: position % BLOCK_TOKENS, dim })
 }
 
 fn value(cache: &KvLayer, table: &[u32], kv_head: usize, position: usize, dim: usize) -> f32 {
     let page = page(cache, table, kv_head, position);
     let head_dim = cache.shape().head_dim;
     let scale = scale(&cache.value_scales, page, position, head_dim);
-    scale * element(&cache.values, page + position % BLOCK_TOKENS * head_dim + dim)
+    let position = position % BLOCK_TOKENS;
+    scale * element(&cache.values, page, Place::Value { head_dim, position, dim })
 }

@@ -58,28 +58,19 @@ impl Lanes for Avx2 {
         Self(half(0), half(8))
     }
 
-    /// Values at even places, then those at odd ones: a shift and a mask of pairs, and no shuffle.
     #[inline(always)]
-    fn load_bf16_shuffled(values: &[u16; LANES]) -> Self {
-        intrinsic!({
-            let pairs = _mm256_loadu_si256(values.as_ptr().cast());
-            let even = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs));
-            let odd = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32.cast_signed()));
-            Self(even, _mm256_castsi256_ps(odd))
-        })
-    }
-
-    #[inline(always)]
-    fn ordered(self) -> Self {
-        intrinsic!({
-            // In each half of both registers: two neighbours of the lower quarter, two of the upper one.
-            let (low, high) =
-                (_mm256_unpacklo_ps(self.0, self.1), _mm256_unpackhi_ps(self.0, self.1));
-            Self(
-                _mm256_permute2f128_ps::<0x20>(low, high),
-                _mm256_permute2f128_ps::<0x31>(low, high),
-            )
-        })
+    fn load_bf16_pairs(values: &[u16; 2 * LANES]) -> [Self; 2] {
+        let pairs =
+            |offset: usize| intrinsic!(_mm256_loadu_si256(values.as_ptr().add(offset).cast()));
+        let pairs = [pairs(0), pairs(LANES)];
+        let [first, second] = pairs.map(|pairs| intrinsic!(_mm256_slli_epi32::<16>(pairs)));
+        let firsts = intrinsic!(Self(_mm256_castsi256_ps(first), _mm256_castsi256_ps(second)));
+        let [first, second] = pairs.map(|pairs| {
+            let upper = 0xffff_0000_u32.cast_signed();
+            intrinsic!(_mm256_and_si256(pairs, _mm256_set1_epi32(upper)))
+        });
+        let seconds = intrinsic!(Self(_mm256_castsi256_ps(first), _mm256_castsi256_ps(second)));
+        [firsts, seconds]
     }
 
     #[inline(always)]
@@ -156,6 +147,11 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn max(self, other: Self) -> Self {
         self.zip(other, |a, b| intrinsic!(_mm256_max_ps(a, b)))
+    }
+
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        self.zip(other, |a, b| intrinsic!(_mm256_min_ps(a, b)))
     }
 
     #[inline(always)]
@@ -268,7 +264,9 @@ impl Dots for Avx2 {
 
     const HALVES_BYTES: bool = true;
     const ROWS: usize = 4;
+    const UNPACK_ROWS: usize = 16;
     const QUERIES: usize = 6;
+    const SUMS: usize = 6;
 
     #[inline(always)]
     fn narrow_groups(bits: usize) -> usize {
@@ -336,6 +334,13 @@ impl Dots for Avx2 {
                 _mm256_add_epi32(wide, _mm256_madd_epi16(narrow, factor))
             })
         })
+    }
+
+    #[inline(always)]
+    fn pairs(integers: i32, others: i32) -> Integers {
+        let half =
+            intrinsic!(_mm256_madd_epi16(_mm256_set1_epi32(integers), _mm256_set1_epi32(others)));
+        Integers(half, half)
     }
 
     #[inline(always)]

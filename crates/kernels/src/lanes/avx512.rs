@@ -2,12 +2,23 @@
 
 use std::arch::{asm, x86_64::*};
 
-use super::{Dots, LANES, LaneKernel, Lanes};
+use super::{Dots, LANES, LaneKernel, Lanes, PairDots, PairKernel};
+use crate::{
+    linear::{PANEL, Zero, avx512::tile, quantized::Unpacked},
+    quantize::Q8Block,
+};
 
 /// # Safety
 /// The CPU must have the features of `Rung::Avx512`.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) unsafe fn launch(kernel: impl LaneKernel) {
+    kernel.run::<Avx512>();
+}
+
+/// # Safety
+/// The CPU must have the features of `Rung::Avx512Bf16`.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
+pub(super) unsafe fn launch_pairs(kernel: impl PairKernel) {
     kernel.run::<Avx512>();
 }
 
@@ -40,6 +51,16 @@ impl Lanes for Avx512 {
             let bits = _mm256_loadu_si256(values.as_ptr().cast());
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
         }))
+    }
+
+    #[inline(always)]
+    fn load_bf16_pairs(values: &[u16; 2 * LANES]) -> [Self; 2] {
+        intrinsic!({
+            let pairs = _mm512_loadu_si512(values.as_ptr().cast());
+            let seconds = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
+            let firsts = _mm512_slli_epi32::<16>(pairs);
+            [Self(_mm512_castsi512_ps(firsts)), Self(_mm512_castsi512_ps(seconds))]
+        })
     }
 
     #[inline(always)]
@@ -102,6 +123,11 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        Self(intrinsic!(_mm512_min_ps(self.0, other.0)))
+    }
+
+    #[inline(always)]
     fn abs(self) -> Self {
         Self(intrinsic!(_mm512_abs_ps(self.0)))
     }
@@ -155,6 +181,25 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn to_i8_block(low: Self, high: Self) -> ([i32; 2 * LANES / 4], [i16; 2]) {
+        let mut groups = [0; 2 * LANES / 4];
+        let sums = intrinsic!({
+            let [low, high] =
+                [low, high].map(|lanes| _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(lanes.0)));
+            let bytes = _mm256_set_m128i(high, low);
+            _mm256_storeu_si256(groups.as_mut_ptr().cast(), bytes);
+            // Sums of eight bytes without their sign, which adds 128 to each.
+            let unsigned = _mm256_xor_si256(bytes, _mm256_set1_epi8(i8::MIN));
+            let eights = _mm256_sad_epu8(unsigned, _mm256_setzero_si256());
+            let sixteens = _mm256_add_epi64(eights, _mm256_unpackhi_epi64(eights, eights));
+            let (low, high) =
+                (_mm256_castsi256_si128(sixteens), _mm256_extracti128_si256::<1>(sixteens));
+            [low, high].map(|sum| (_mm_cvtsi128_si32(sum) - 128 * LANES as i32) as i16)
+        });
+        (groups, sums)
+    }
+
+    #[inline(always)]
     fn sum(self) -> f32 {
         intrinsic!(_mm512_reduce_add_ps(self.0))
     }
@@ -177,7 +222,9 @@ impl Dots for Avx512 {
 
     const HALVES_BYTES: bool = false;
     const ROWS: usize = 12;
+    const UNPACK_ROWS: usize = 48;
     const QUERIES: usize = 12;
+    const SUMS: usize = 24;
 
     #[inline(always)]
     fn narrow_groups(_: usize) -> usize {
@@ -231,6 +278,26 @@ impl Dots for Avx512 {
     }
 
     #[inline(always)]
+    fn pairs(integers: i32, others: i32) -> Integers {
+        Integers(intrinsic!(_mm512_madd_epi16(
+            _mm512_set1_epi32(integers),
+            _mm512_set1_epi32(others)
+        )))
+    }
+
+    #[inline(always)]
+    fn tile<const N: usize>(
+        weights: &[Unpacked],
+        quads: [&[Q8Block]; 3],
+        zero: Zero,
+        sums: &mut [[f32; PANEL]; N],
+    ) -> bool {
+        let Some(sums) = sums.as_mut_slice().as_mut_array() else { return false };
+        intrinsic!(tile(weights, quads, zero, sums));
+        true
+    }
+
+    #[inline(always)]
     fn to_floats(wide: Integers) -> Self {
         Self(intrinsic!(_mm512_cvtepi32_ps(wide.0)))
     }
@@ -238,6 +305,44 @@ impl Dots for Avx512 {
     #[inline(always)]
     fn prefetch(bytes: &[u8], offset: usize) {
         intrinsic!(_mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(offset).cast()));
+    }
+}
+
+impl PairDots for Avx512 {
+    type Pairs = Integers;
+
+    #[inline(always)]
+    fn load_pairs(values: &[u16; 2 * LANES]) -> Integers {
+        Integers(intrinsic!(_mm512_loadu_si512(values.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn firsts(pairs: Integers) -> Integers {
+        Integers(intrinsic!(_mm512_and_si512(pairs.0, _mm512_set1_epi32(0xffff))))
+    }
+
+    #[inline(always)]
+    fn add_pairs(self, pairs: Integers, factors: i32) -> Self {
+        intrinsic!(add_pairs(self, pairs, _mm512_set1_epi32(factors)))
+    }
+
+    #[inline(always)]
+    fn rounded_to_bf16(self) -> Self {
+        Self(intrinsic!({
+            let bits = _mm512_castps_si512(self.0);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+            let upper = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
+            _mm512_castsi512_ps(_mm512_and_si512(_mm512_add_epi32(bits, half), upper))
+        }))
+    }
+
+    #[inline(always)]
+    fn store_pairs(self, pairs: &mut [i32; LANES / 2]) {
+        intrinsic!({
+            let upper = _mm512_srli_epi32::<16>(_mm512_castps_si512(self.0));
+            _mm256_storeu_si256(pairs.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(upper));
+        });
     }
 }
 
@@ -261,4 +366,25 @@ unsafe fn add_products(sums: Integers, quanta: Integers, inputs: __m512i) -> Int
         );
     }
     Integers(sums)
+}
+
+/// The multiply-add of pairs, likewise in the order written.
+///
+/// # Safety
+/// The CPU must have AVX-512 BF16.
+#[target_feature(enable = "avx512f,avx512bf16")]
+#[inline]
+unsafe fn add_pairs(sums: Avx512, pairs: Integers, factors: __m512i) -> Avx512 {
+    let Avx512(mut sums) = sums;
+    // SAFETY: the instruction reads and writes the registers named, and no memory.
+    unsafe {
+        asm!(
+            "vdpbf16ps {sums}, {pairs}, {factors}",
+            sums = inout(zmm_reg) sums,
+            pairs = in(zmm_reg) pairs.0,
+            factors = in(zmm_reg) factors,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    Avx512(sums)
 }

@@ -12,6 +12,11 @@ mod neon;
 
 use device::cpu::{Isa, Rung};
 
+use crate::{
+    linear::{PANEL, Zero, quantized::Unpacked},
+    quantize::Q8Block,
+};
+
 /// How many lanes there are.
 pub(crate) const LANES: usize = 16;
 
@@ -24,16 +29,8 @@ pub(crate) trait Lanes: Copy {
     fn load(values: &[f32; LANES]) -> Self;
     /// Reads bfloat16 values.
     fn load_bf16(values: &[u16; LANES]) -> Self;
-    /// Reads bfloat16 values into lanes in an order of its own, whichever is quickest; `ordered` puts them right.
-    #[inline(always)]
-    fn load_bf16_shuffled(values: &[u16; LANES]) -> Self {
-        Self::load_bf16(values)
-    }
-    /// The lanes in their order, of lanes in that of `load_bf16_shuffled`.
-    #[inline(always)]
-    fn ordered(self) -> Self {
-        self
-    }
+    /// Reads sixteen pairs of bfloat16 values: the first of all pairs, and the second.
+    fn load_bf16_pairs(values: &[u16; 2 * LANES]) -> [Self; 2];
     /// Reads IEEE half-precision values.
     fn load_f16(values: &[u16; LANES]) -> Self;
     /// Reads signed bytes.
@@ -45,7 +42,10 @@ pub(crate) trait Lanes: Copy {
     fn sub(self, other: Self) -> Self;
     fn mul(self, other: Self) -> Self;
     fn div(self, other: Self) -> Self;
+    /// The larger of each; `other` where `self` is no number.
     fn max(self, other: Self) -> Self;
+    /// The smaller of each.
+    fn min(self, other: Self) -> Self;
     fn abs(self) -> Self;
     /// `self * factor + addend`, rounded once.
     fn fma(self, factor: Self, addend: Self) -> Self;
@@ -61,6 +61,15 @@ pub(crate) trait Lanes: Copy {
     fn at_least(self, floor: Self) -> u16;
     /// The lanes as 8-bit integers, four in each number, the first in the lowest byte; they must lie in `-128..=127`.
     fn to_i8_groups(self) -> [i32; LANES / 4];
+    /// The lanes of both as 8-bit integers, in groups as above, and the sums of each.
+    #[inline(always)]
+    fn to_i8_block(low: Self, high: Self) -> ([i32; 2 * LANES / 4], [i16; 2]) {
+        let mut groups = [0; 2 * LANES / 4];
+        let (low_groups, high_groups) = groups.split_at_mut(LANES / 4);
+        low_groups.copy_from_slice(&low.to_i8_groups());
+        high_groups.copy_from_slice(&high.to_i8_groups());
+        (groups, [low, high].map(|lanes| lanes.sum() as i16))
+    }
     /// Sum of all lanes: halves are added until one lane is left.
     fn sum(self) -> f32;
     /// Largest of all lanes.
@@ -70,10 +79,7 @@ pub(crate) trait Lanes: Copy {
     #[inline(always)]
     fn exp(self) -> Self {
         const HIGHEST: f32 = 88.0;
-        // A number first, then min(a, b) = -max(-a, -b).
-        let zero = Self::splat(0.0);
-        let bounded = zero.sub(self.max(Self::splat(EXP_LOWEST)));
-        let bounded = zero.sub(bounded.max(Self::splat(-HIGHEST)));
+        let bounded = self.max(Self::splat(EXP_LOWEST)).min(Self::splat(HIGHEST));
         bounded.exp_bounded().keep_where_at_least(self, Self::splat(EXP_LOWEST))
     }
 
@@ -151,8 +157,12 @@ pub(crate) trait Dots: Lanes {
     const HALVES_BYTES: bool;
     /// Rows to multiply with a weight while it is in a register: as many as registers allow, a multiple of 4.
     const ROWS: usize;
-    /// Queries of attention to take together: the scores of each for sixteen positions are sums in registers.
+    /// Rows from which it pays to unpack weights first.
+    const UNPACK_ROWS: usize;
+    /// Queries of attention to take together, at most.
     const QUERIES: usize;
+    /// Sums of sixteen floats that registers hold, with room for what is added to them.
+    const SUMS: usize;
 
     /// How many groups of weights below `2^bits` narrow sums hold.
     fn narrow_groups(bits: usize) -> usize;
@@ -168,9 +178,59 @@ pub(crate) trait Dots: Lanes {
     fn add_products(narrow: Self::Narrow, quanta: Self::Quanta, inputs: i32) -> Self::Narrow;
     /// `wide + narrow × 2^shift`
     fn add_narrow(wide: Self::Wide, narrow: Self::Narrow, shift: usize) -> Self::Wide;
+    /// Sums of the products of two integers with two others, both pairs of 16 bits in one number.
+    fn pairs(integers: i32, others: i32) -> Self::Wide;
     fn to_floats(wide: Self::Wide) -> Self;
+    /// Adds the products of three quads of rows with unpacked weights, which have one scale a block, to the sums of the
+    /// rows: if the instruction set has a way of its own for as many rows. The additions are those of the general way.
+    #[inline(always)]
+    fn tile<const N: usize>(
+        _weights: &[Unpacked],
+        _quads: [&[Q8Block]; 3],
+        _zero: Zero,
+        _sums: &mut [[f32; PANEL]; N],
+    ) -> bool {
+        false
+    }
     /// Asks for the cache line at `bytes + offset`, which need not be part of any object, to be fetched.
     fn prefetch(bytes: &[u8], offset: usize);
+}
+
+/// Products of bfloat16 values, two at a time.
+pub(crate) trait PairDots: Lanes {
+    /// Sixteen pairs.
+    type Pairs: Copy;
+
+    fn load_pairs(values: &[u16; 2 * LANES]) -> Self::Pairs;
+    /// The pairs with zero for the second of each.
+    fn firsts(pairs: Self::Pairs) -> Self::Pairs;
+    /// Adds to each lane the products of a pair with two factors, bfloat16 values of which the first is lowest.
+    fn add_pairs(self, pairs: Self::Pairs, factors: i32) -> Self;
+    /// The nearest bfloat16 values, for lanes that are numbers.
+    fn rounded_to_bf16(self) -> Self;
+    /// Writes lanes that are bfloat16 values as pairs of neighbours.
+    fn store_pairs(self, pairs: &mut [i32; LANES / 2]);
+}
+
+/// A kernel body for rungs with [`PairDots`]. `run` must be `#[inline(always)]`.
+pub(crate) trait PairKernel {
+    fn run<L: Lanes + Dots + PairDots>(self);
+}
+
+/// Runs a body compiled for the rung in use.
+///
+/// # Panics
+/// If that has no products of pairs.
+pub(crate) fn launch_pairs(isa: Isa, kernel: impl PairKernel) {
+    match isa.rung() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` with this rung proves that the CPU has its features.
+        Rung::Avx512Bf16 => unsafe { avx512::launch_pairs(kernel) },
+        _ => {
+            drop(kernel);
+            unreachable!("the caller asks the rung")
+        }
+    }
 }
 
 /// A kernel body written in lanes. `run` must be `#[inline(always)]`.
@@ -187,7 +247,7 @@ pub(crate) fn launch(isa: Isa, kernel: impl LaneKernel) {
         Rung::Avx2 => unsafe { avx2::launch(kernel) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Rung::Avx512 => unsafe { avx512::launch(kernel) },
+        Rung::Avx512 | Rung::Avx512Bf16 => unsafe { avx512::launch(kernel) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.
         Rung::Neon => unsafe { neon::launch(kernel) },
@@ -197,6 +257,7 @@ pub(crate) fn launch(isa: Isa, kernel: impl LaneKernel) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quantize::pair;
 
     /// Sums of products with the largest weights and inputs, for each width of weights.
     #[inline(always)]
@@ -220,6 +281,10 @@ mod tests {
                 wide = L::add_narrow(wide, narrow, pass);
             }
             let mut out = [0.0; LANES];
+            L::to_floats(L::pairs(pair([-128, 7]), pair([2032, -5]))).store(&mut out);
+            if out != [-260_131.0; LANES] {
+                failures.push(format!("pairs: {out:?}"));
+            }
             L::to_floats(wide).store(&mut out);
             for (lane, (got, weights)) in out.iter().zip(weights.as_chunks::<4>().0).enumerate() {
                 let products = weights.iter().zip(inputs);
@@ -285,6 +350,14 @@ mod tests {
             let ramp: [f32; LANES] = std::array::from_fn(|lane| lane as f32 - 7.0);
             check("sum", 0.0, L::load(&ramp).sum(), 8.0, 0.0);
             check("largest", 0.0, L::load(&ramp).largest(), 8.0, 0.0);
+            let (groups, sums) = L::to_i8_block(L::load(&ramp), L::splat(-127.0));
+            let wanted: Vec<i32> = L::load(&ramp)
+                .to_i8_groups()
+                .into_iter()
+                .chain(L::splat(-127.0).to_i8_groups())
+                .collect();
+            let is_same = groups[..] == wanted && sums == [8, -127 * 16];
+            check("to_i8_block", 0.0, f32::from(u8::from(is_same)), 1.0, 0.0);
             for (group, values) in L::load(&ramp).to_i8_groups().into_iter().enumerate() {
                 for (index, value) in values.to_le_bytes().into_iter().enumerate() {
                     let lane = group * 4 + index;
@@ -316,11 +389,14 @@ mod tests {
             );
             let not_a_number = L::splat(f32::NAN).at_least(L::splat(f32::NEG_INFINITY));
             check("at_least", f32::NAN, f32::from(not_a_number), 0.0, 0.0);
-            L::load_bf16_shuffled(&ramp.map(|value| half::bf16::from_f32(value).to_bits()))
-                .ordered()
-                .store(&mut out);
-            for (got, want) in out.into_iter().zip(ramp) {
-                check("load_bf16_shuffled", want, got, want, 0.0);
+            let pairs: [u16; 2 * LANES] =
+                std::array::from_fn(|at| half::bf16::from_f32(at as f32 - 9.0).to_bits());
+            for (second, lanes) in L::load_bf16_pairs(&pairs).into_iter().enumerate() {
+                lanes.store(&mut out);
+                for (lane, got) in out.into_iter().enumerate() {
+                    let want = (2 * lane + second) as f32 - 9.0;
+                    check("load_bf16_pairs", want, got, want, 0.0);
+                }
             }
             L::load(&ramp).swap_neighbours().store(&mut out);
             check("swap_neighbours", ramp[8], out[8], ramp[9], 0.0);
@@ -366,6 +442,62 @@ mod tests {
                 }
             }
         }
+    }
+
+    struct CheckPairs<'a> {
+        failures: &'a mut Vec<String>,
+    }
+
+    impl PairKernel for CheckPairs<'_> {
+        #[inline(always)]
+        fn run<L: Lanes + Dots + PairDots>(self) {
+            let mut check = |name: &str, got: [f32; LANES], want: [f32; LANES]| {
+                if got != want {
+                    self.failures.push(format!("{name}: {got:?}, expected {want:?}"));
+                }
+            };
+            let mut out = [0.0; LANES];
+            // Ties among them, which go to even.
+            let values: [f32; LANES] = std::array::from_fn(|lane| {
+                (256.0 + lane as f32 / 2.0) * 2.0_f32.powi(-(lane as i32))
+            });
+            let rounded = values.map(|value| half::bf16::from_f32(value).to_f32());
+            L::load(&values).rounded_to_bf16().store(&mut out);
+            check("rounded_to_bf16", out, rounded);
+            let mut pairs = [0; LANES / 2];
+            L::load(&rounded).store_pairs(&mut pairs);
+            let stored: [f32; LANES] = std::array::from_fn(|at| {
+                let upper = (pairs[at / 2] >> (16 * (at % 2))).cast_unsigned() << 16;
+                f32::from_bits(upper)
+            });
+            check("store_pairs", stored, rounded);
+            let integers: [u16; 2 * LANES] =
+                std::array::from_fn(|at| half::bf16::from_f32(at as f32 - 9.0).to_bits());
+            let factors = i32::from(half::bf16::from_f32(3.0).to_bits())
+                | i32::from(half::bf16::from_f32(-5.0).to_bits()) << 16;
+            let line = L::load_pairs(&integers);
+            L::splat(7.0).add_pairs(line, factors).store(&mut out);
+            let first = |lane: usize| 7.0 + 3.0 * (2.0 * lane as f32 - 9.0);
+            check(
+                "add_pairs",
+                out,
+                std::array::from_fn(|lane| first(lane) - 5.0 * (2.0 * lane as f32 - 8.0)),
+            );
+            L::splat(7.0).add_pairs(L::firsts(line), factors).store(&mut out);
+            check("firsts", out, std::array::from_fn(first));
+        }
+    }
+
+    #[test]
+    fn pairs_are_multiplied_as_plain_floats_are() {
+        let isa = Isa::detect();
+        if !isa.rung().has_bf16_pairs() {
+            eprintln!("skipped: this CPU has no products of bfloat16 pairs");
+            return;
+        }
+        let mut failures = Vec::new();
+        launch_pairs(isa, CheckPairs { failures: &mut failures });
+        assert!(failures.is_empty(), "{}", failures.join("\n"));
     }
 
     #[test]

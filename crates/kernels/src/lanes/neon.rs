@@ -73,6 +73,18 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
+    fn load_bf16_pairs(values: &[u16; 2 * LANES]) -> [Self; 2] {
+        let pairs: [uint32x4_t; REGISTERS] = std::array::from_fn(|index| {
+            intrinsic!(vreinterpretq_u32_u16(vld1q_u16(values.as_ptr().add(2 * index * 4))))
+        });
+        let firsts = pairs.map(|pairs| intrinsic!(vreinterpretq_f32_u32(vshlq_n_u32::<16>(pairs))));
+        let seconds = pairs.map(|pairs| {
+            intrinsic!(vreinterpretq_f32_u32(vandq_u32(pairs, vdupq_n_u32(0xffff_0000))))
+        });
+        [Self(firsts), Self(seconds)]
+    }
+
+    #[inline(always)]
     fn load_f16(values: &[u16; LANES]) -> Self {
         Self::widened(values, |bits| intrinsic!(vcvt_f32_f16(vreinterpret_f16_u16(bits))))
     }
@@ -140,6 +152,11 @@ impl Lanes for Neon {
     #[inline(always)]
     fn max(self, other: Self) -> Self {
         self.zip(other, |a, b| intrinsic!(vmaxnmq_f32(a, b)))
+    }
+
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        self.zip(other, |a, b| intrinsic!(vminnmq_f32(a, b)))
     }
 
     #[inline(always)]
@@ -244,7 +261,9 @@ impl Dots for Neon {
 
     const HALVES_BYTES: bool = true;
     const ROWS: usize = 4;
+    const UNPACK_ROWS: usize = 16;
     const QUERIES: usize = 6;
+    const SUMS: usize = 6;
 
     #[inline(always)]
     fn narrow_groups(_: usize) -> usize {
@@ -306,6 +325,15 @@ impl Dots for Neon {
         let ([a, b, c, d], [e, f, g, h]) = (wide.0, narrow.0);
         let add = |a, b| intrinsic!(vaddq_s32(a, vshlq_s32(b, shift)));
         Sums([add(a, e), add(b, f), add(c, g), add(d, h)])
+    }
+
+    #[inline(always)]
+    fn pairs(integers: i32, others: i32) -> Sums {
+        let [a, b] = [integers, others].map(i32::to_le_bytes);
+        let integer = |bytes: [u8; 4], index: usize| {
+            i32::from(i16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]))
+        };
+        Self::wide(integer(a, 0) * integer(b, 0) + integer(a, 1) * integer(b, 1))
     }
 
     #[inline(always)]

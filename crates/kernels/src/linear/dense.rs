@@ -2,22 +2,23 @@
 
 use std::ops::Range;
 
-use super::{DenseFormat, PANEL};
+use super::{DenseFormat, PANEL, Target};
 use crate::lanes::{Dots, LaneKernel, Lanes};
 
-/// One panel against some rows.
-pub(super) struct Part<'a, F> {
+/// Some panels against some rows.
+pub(super) struct Part<'a, P> {
     pub(super) format: DenseFormat,
-    pub(super) panel: &'a [u8],
+    /// Panels with their numbers.
+    pub(super) panels: P,
     pub(super) input: &'a [f32],
     pub(super) columns: usize,
     pub(super) rows: Range<usize>,
-    pub(super) emit: &'a mut F,
+    pub(super) target: &'a Target<'a>,
 }
 
-impl<F: FnMut(usize, &[f32; PANEL])> LaneKernel for Part<'_, F> {
+impl<'a, P: Iterator<Item = (usize, &'a [u8])>> LaneKernel for Part<'a, P> {
     #[inline(always)]
-    fn run<L: Lanes + Dots>(mut self) {
+    fn run<L: Lanes + Dots>(self) {
         match self.format {
             DenseFormat::F32 => self.all_rows::<L, { PANEL * 4 }>(|bytes| {
                 let (values, _) = bytes.as_chunks::<4>();
@@ -41,45 +42,54 @@ fn halves(bytes: &[u8; PANEL * 2]) -> [u16; PANEL] {
     std::array::from_fn(|lane| u16::from_le_bytes(values[lane]))
 }
 
-impl<F: FnMut(usize, &[f32; PANEL])> Part<'_, F> {
+impl<'a, P: Iterator<Item = (usize, &'a [u8])>> Part<'a, P> {
     #[inline(always)]
-    fn all_rows<L: Lanes, const BYTES: usize>(&mut self, load: impl Fn(&[u8; BYTES]) -> L + Copy) {
-        let (records, _) = self.panel.as_chunks::<BYTES>();
-        let mut row = self.rows.start;
-        while self.rows.end - row >= 4 {
-            self.some_rows::<L, BYTES, 4>(records, row, load);
-            row += 4;
-        }
-        match self.rows.end - row {
-            1 => self.some_rows::<L, BYTES, 1>(records, row, load),
-            2 => self.some_rows::<L, BYTES, 2>(records, row, load),
-            3 => self.some_rows::<L, BYTES, 3>(records, row, load),
-            _ => {}
-        }
-    }
-
-    #[inline(always)]
-    fn some_rows<L: Lanes, const BYTES: usize, const N: usize>(
-        &mut self,
-        records: &[[u8; BYTES]],
-        row: usize,
-        load: impl Fn(&[u8; BYTES]) -> L,
-    ) {
-        let mut inputs: [&[f32]; N] = [&[]; N];
-        for (index, input) in inputs.iter_mut().enumerate() {
-            *input = &self.input[(row + index) * self.columns..][..records.len()];
-        }
-        let mut sums = [L::splat(0.0); N];
-        for (column, record) in records.iter().enumerate() {
-            let weights = load(record);
-            for (sum, input) in sums.iter_mut().zip(&inputs) {
-                *sum = weights.fma(L::splat(input[column]), *sum);
+    fn all_rows<L: Lanes, const BYTES: usize>(self, load: impl Fn(&[u8; BYTES]) -> L + Copy) {
+        let Self { panels, input, columns, rows, target, .. } = self;
+        for (number, panel) in panels {
+            let (records, _) = panel.as_chunks::<BYTES>();
+            let target = target.panel(number);
+            let mut row = rows.start;
+            macro_rules! some {
+                ($n:literal) => {{
+                    let values = some_rows::<L, BYTES, $n>(records, (input, columns), row, load);
+                    for (row, values) in (row..).zip(values) {
+                        target.write(row, values);
+                    }
+                    row += $n;
+                }};
             }
-        }
-        for (index, sum) in sums.into_iter().enumerate() {
-            let mut values = [0.0; PANEL];
-            sum.store(&mut values);
-            (self.emit)(row + index, &values);
+            while rows.end - row >= 4 {
+                some!(4);
+            }
+            match rows.end - row {
+                1 => some!(1),
+                2 => some!(2),
+                3 => some!(3),
+                _ => {}
+            }
+            debug_assert!(row == rows.end);
         }
     }
+}
+
+#[inline(always)]
+fn some_rows<L: Lanes, const BYTES: usize, const N: usize>(
+    records: &[[u8; BYTES]],
+    (input, columns): (&[f32], usize),
+    row: usize,
+    load: impl Fn(&[u8; BYTES]) -> L,
+) -> [L; N] {
+    let mut inputs: [&[f32]; N] = [&[]; N];
+    for (index, values) in inputs.iter_mut().enumerate() {
+        *values = &input[(row + index) * columns..][..records.len()];
+    }
+    let mut sums = [L::splat(0.0); N];
+    for (column, record) in records.iter().enumerate() {
+        let weights = load(record);
+        for (sum, input) in sums.iter_mut().zip(&inputs) {
+            *sum = weights.fma(L::splat(input[column]), *sum);
+        }
+    }
+    sums
 }

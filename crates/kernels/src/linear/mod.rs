@@ -5,9 +5,11 @@
 //! dot products within a block of 32 and float sums over blocks. The order of additions for one output is the same
 //! whatever the number of rows, so that a row's result does not depend on its company.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
 mod dense;
 mod packed;
-mod quantized;
+pub(crate) mod quantized;
 mod scalar;
 
 #[cfg(test)]
@@ -22,12 +24,12 @@ pub use packed::{
 };
 
 use crate::{
-    lanes::launch,
+    lanes::{Lanes, launch},
     quantize::{BLOCK, Q8Rows},
 };
 
 /// Bytes of inputs that are kept in the second-level cache while panels stream past them.
-const ROW_BLOCK_BYTES: usize = 256 * 1024;
+const ROW_BLOCK_BYTES: usize = 512 * 1024;
 /// Row blocks are multiples of as many rows as a kernel takes together at most.
 const ROW_TILE: usize = 12;
 
@@ -70,24 +72,18 @@ pub fn linear(cpu: &Cpu, args: Linear<'_>) {
     let columns = segments[0].matrix.columns();
     let output = DisjointSlice::new(output);
     let panels: usize = segments.iter().map(|segment| segment.matrix.panels()).sum();
-    let row_block = (ROW_BLOCK_BYTES / columns.max(1)).clamp(ROW_TILE, quantized::ROWS_MAX);
-    let row_block = row_block / ROW_TILE * ROW_TILE;
+    let most = (ROW_BLOCK_BYTES / columns.max(1)).clamp(ROW_TILE, quantized::rows_max(columns));
+    let row_block = row_block(rows, most);
     cpu.pool.run(&|worker| {
         let share = partition(panels, cpu.pool.threads(), worker);
         for start in (0..rows).step_by(row_block) {
             let rows = start..rows.min(start + row_block);
             for (segment, panels) in panels_in(segments, share.clone()) {
-                let emit = |panel: usize, row: usize, values: &[f32; PANEL]| {
-                    let first = row * output_stride + segment.column + panel * PANEL;
-                    let valid = PANEL.min(segment.matrix.rows() - panel * PANEL);
-                    // SAFETY: each column of the output belongs to one panel, and each panel to one worker.
-                    let target = unsafe { output.part(first..first + valid) };
-                    let bias = segment.bias.map(|bias| &bias[panel * PANEL..][..valid]);
-                    write(target, values, bias, accumulate);
-                };
-                let part =
-                    Part { matrix: segment.matrix, panels, input, quantized, rows: rows.clone() };
-                compute(cpu, part, emit);
+                // SAFETY: each panel belongs to one worker.
+                let target = unsafe { Target::new(segment, &output, output_stride, accumulate) };
+                let matrix = segment.matrix;
+                let part = Part { matrix, panels, input, quantized, rows: rows.clone() };
+                compute(cpu, part, &target);
             }
         }
     });
@@ -140,10 +136,82 @@ fn panels_in<'a>(
     })
 }
 
-fn write(target: &mut [f32], values: &[f32; PANEL], bias: Option<&[f32]>, accumulate: bool) {
-    for (index, (target, value)) in target.iter_mut().zip(values).enumerate() {
-        let value = bias.map_or(*value, |bias| value + bias[index]);
-        *target = if accumulate { *target + value } else { value };
+/// Rows in a block: blocks of about the same size, of at most `most` rows, in whole tiles.
+fn row_block(rows: usize, most: usize) -> usize {
+    let most = most / ROW_TILE * ROW_TILE;
+    rows.div_ceil(rows.div_ceil(most).max(1)).next_multiple_of(ROW_TILE).min(most)
+}
+
+/// Where the outputs of a segment go.
+struct Target<'a> {
+    output: &'a DisjointSlice<'a, f32>,
+    output_stride: usize,
+    segment: &'a Segment<'a>,
+    accumulate: bool,
+}
+
+impl<'a> Target<'a> {
+    /// # Safety
+    /// No panel is written by two threads at the same time.
+    unsafe fn new(
+        segment: &'a Segment<'a>,
+        output: &'a DisjointSlice<'a, f32>,
+        output_stride: usize,
+        accumulate: bool,
+    ) -> Self {
+        Self { output, output_stride, segment, accumulate }
+    }
+
+    #[inline(always)]
+    fn panel(&self, panel: usize) -> PanelTarget<'a> {
+        let Segment { matrix, bias, column } = *self.segment;
+        let outputs = panel * PANEL..matrix.rows().min((panel + 1) * PANEL);
+        PanelTarget {
+            output: self.output,
+            output_stride: self.output_stride,
+            first: column + outputs.start,
+            valid: outputs.len(),
+            bias: bias.map(|bias| &bias[outputs]),
+            accumulate: self.accumulate,
+        }
+    }
+}
+
+/// Where the outputs of a panel go. Only made by [`Target`], for one thread.
+struct PanelTarget<'a> {
+    output: &'a DisjointSlice<'a, f32>,
+    output_stride: usize,
+    first: usize,
+    /// Outputs there are: fewer than a panel's in the last one.
+    valid: usize,
+    bias: Option<&'a [f32]>,
+    accumulate: bool,
+}
+
+impl PanelTarget<'_> {
+    /// Writes the outputs for a row.
+    #[inline(always)]
+    fn write<L: Lanes>(&self, row: usize, values: L) {
+        let first = row * self.output_stride + self.first;
+        // SAFETY: each column of the output belongs to one panel, and each panel to one thread.
+        let target = unsafe { self.output.part(first..first + self.valid) };
+        let values = match self.bias {
+            None => values,
+            Some(bias) => values.add(L::load_some(bias)),
+        };
+        let values = if self.accumulate { L::load_some(target).add(values) } else { values };
+        values.store_some(target);
+    }
+
+    /// The same in plain code.
+    fn write_scalar(&self, row: usize, values: &[f32; PANEL]) {
+        let first = row * self.output_stride + self.first;
+        // SAFETY: as above.
+        let target = unsafe { self.output.part(first..first + self.valid) };
+        for (index, (target, value)) in target.iter_mut().zip(values).enumerate() {
+            let value = self.bias.map_or(*value, |bias| value + bias[index]);
+            *target = if self.accumulate { *target + value } else { value };
+        }
     }
 }
 
@@ -156,33 +224,31 @@ struct Part<'a> {
     rows: Range<usize>,
 }
 
-/// Computes a part; `emit` takes panel, row and outputs.
-fn compute(cpu: &Cpu, part: Part<'_>, mut emit: impl FnMut(usize, usize, &[f32; PANEL])) {
+/// Computes a part.
+fn compute(cpu: &Cpu, part: Part<'_>, target: &Target<'_>) {
     let Part { matrix, panels, input, quantized, rows } = part;
     let columns = matrix.columns();
     let panels = panels.map(|panel| (panel, matrix.panel(panel)));
     match (matrix.layout(), quantized, cpu.isa.rung()) {
         (Layout::Quantized(layout), Some(input), Rung::Scalar) => {
             for (index, panel) in panels {
-                let emit = |row: usize, values: &[f32; PANEL]| emit(index, row, values);
+                let target = target.panel(index);
+                let emit = |row: usize, values: &[f32; PANEL]| target.write_scalar(row, values);
                 scalar::quantized(layout, panel, input, rows.clone(), emit);
             }
         }
         (Layout::Quantized(layout), Some(input), _) => {
-            launch(cpu.isa, quantized::Part { layout, input, rows, panels, emit: &mut emit });
+            launch(cpu.isa, quantized::Part { layout, input, rows, panels, target });
         }
-        (Layout::Dense(format), _, rung) => {
+        (Layout::Dense(format), _, Rung::Scalar) => {
             for (index, panel) in panels {
-                let mut emit = |row: usize, values: &[f32; PANEL]| emit(index, row, values);
-                let rows = rows.clone();
-                if rung == Rung::Scalar {
-                    scalar::dense(format, panel, input, columns, rows, emit);
-                } else {
-                    let emit = &mut emit;
-                    let part = dense::Part { format, panel, input, columns, rows, emit };
-                    launch(cpu.isa, part);
-                }
+                let target = target.panel(index);
+                let emit = |row: usize, values: &[f32; PANEL]| target.write_scalar(row, values);
+                scalar::dense(format, panel, input, columns, rows.clone(), emit);
             }
+        }
+        (Layout::Dense(format), _, _) => {
+            launch(cpu.isa, dense::Part { format, panels, input, columns, rows, target });
         }
         (Layout::Quantized(_), None, _) => unreachable!("validated"),
     }

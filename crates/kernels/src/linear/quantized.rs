@@ -6,40 +6,41 @@
 
 use std::ops::Range;
 
-use super::{BLOCK, PANEL, QuantizedLayout, Scales, Zero, packed::LINE};
+use super::{BLOCK, PANEL, PanelTarget, QuantizedLayout, Scales, Target, Zero, packed::LINE};
 use crate::{
     lanes::{Dots, LANES, LaneKernel, Lanes},
-    quantize::{GROUP, Q8Block, Q8Rows, QUAD, SUM_BLOCK},
+    quantize::{GROUP, Q8Block, Q8Rows, QUAD, SUM_BLOCK, pair},
 };
 
-/// Rows from which unpacking pays.
-const UNPACK_ROWS: usize = 16;
 /// Blocks that are unpacked at once: at most 24 × 704 bytes, which leaves room for inputs in a first-level cache.
 const STRETCH: usize = 24;
 /// Rows for which sums are kept between stretches.
-pub(super) const ROWS_MAX: usize = 256;
+const ROWS_MAX: usize = 264;
 /// How far ahead of its use a panel is fetched: some hundred nanoseconds of streaming.
 const PREFETCH_BYTES: usize = 2048;
+
+/// Most rows of a part: any number where all inputs are one stretch.
+pub(super) const fn rows_max(columns: usize) -> usize {
+    if columns <= STRETCH * BLOCK { usize::MAX } else { ROWS_MAX }
+}
 
 /// Sums of a row for the outputs of a panel.
 type Sums = [f32; PANEL];
 
 /// Some panels against some rows.
-pub(super) struct Part<'a, P, F> {
+pub(super) struct Part<'a, P> {
     pub(super) layout: QuantizedLayout,
     pub(super) input: &'a Q8Rows,
-    /// At most [`ROWS_MAX`], from a multiple of 4 on.
+    /// At most [`rows_max`], from a multiple of 4 on.
     pub(super) rows: Range<usize>,
     /// Panels with their numbers.
     pub(super) panels: P,
-    /// Takes the number of a panel, a row and its sums.
-    pub(super) emit: &'a mut F,
+    pub(super) target: &'a Target<'a>,
 }
 
-impl<'a, P, F> LaneKernel for Part<'a, P, F>
+impl<'a, P> LaneKernel for Part<'a, P>
 where
     P: Iterator<Item = (usize, &'a [u8])>,
-    F: FnMut(usize, usize, &Sums),
 {
     #[inline(always)]
     fn run<L: Lanes + Dots>(self) {
@@ -58,10 +59,9 @@ where
     }
 }
 
-impl<'a, P, F> Part<'a, P, F>
+impl<'a, P> Part<'a, P>
 where
     P: Iterator<Item = (usize, &'a [u8])>,
-    F: FnMut(usize, usize, &Sums),
 {
     #[inline(always)]
     fn all<
@@ -73,38 +73,46 @@ where
     >(
         self,
     ) {
-        let point = match self.layout.zero {
-            Zero::Point(point) => i32::from(point),
-            Zero::Minimum => 0,
-        };
-        let Self { input, rows, panels, emit, .. } = self;
+        let Self { layout, input, rows, panels, target } = self;
+        let zero = layout.zero;
         let blocks = input.width() / BLOCK;
-        if rows.len() < UNPACK_ROWS {
+        if rows.len() < L::UNPACK_ROWS {
             for (number, panel) in panels {
                 let packed = Packed::<BITS, PARTS, NESTED, MINIMUM> { panel };
-                let mut sums = [[0.0; PANEL]; UNPACK_ROWS];
-                tiles::<L, _>(packed, (input, 0..blocks), rows.clone(), &mut sums, point);
-                rows.clone().zip(&sums).for_each(|(row, sums)| emit(number, row, sums));
+                let target = target.panel(number);
+                let place = Place { is_first: true, target: Some(&target) };
+                let rows = (rows.clone(), zero);
+                tiles::<L, _>(packed, (input, 0..blocks), rows, &mut [], place);
             }
             return;
         }
-        let mut stretch = [Unpacked::<BITS, PARTS, MINIMUM>::EMPTY; STRETCH];
-        let mut sums = [[0.0; PANEL]; ROWS_MAX];
+        let mut stretch = [Unpacked::EMPTY; STRETCH];
+        let mut carried = [[0.0; PANEL]; ROWS_MAX];
         let length = blocks.div_ceil(blocks.div_ceil(STRETCH));
         for (number, panel) in panels {
             let packed = Packed::<BITS, PARTS, NESTED, MINIMUM> { panel };
-            sums[..rows.len()].fill([0.0; PANEL]);
+            let target = target.panel(number);
             for start in (0..blocks).step_by(length) {
                 let range = start..blocks.min(start + length);
-                for (block, target) in range.clone().zip(&mut stretch) {
-                    target.fill::<L, NESTED>(packed, block);
+                for (block, unpacked) in range.clone().zip(&mut stretch) {
+                    unpacked.fill::<L, BITS, PARTS, NESTED, MINIMUM>(packed, block);
                 }
-                let source = &stretch[..range.len()];
-                tiles::<L, _>(source, (input, range), rows.clone(), &mut sums, point);
+                let source = Stretch::<BITS, PARTS, MINIMUM> { blocks: &stretch[..range.len()] };
+                let is_last = range.end == blocks;
+                let place = Place { is_first: start == 0, target: is_last.then_some(&target) };
+                let rows = (rows.clone(), zero);
+                tiles::<L, _>(source, (input, range), rows, &mut carried, place);
             }
-            rows.clone().zip(&sums).for_each(|(row, sums)| emit(number, row, sums));
         }
     }
+}
+
+/// Which blocks of a panel some are.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    is_first: bool,
+    /// Of the last ones, where the sums go.
+    target: Option<&'a PanelTarget<'a>>,
 }
 
 /// Weights of a panel, block by block.
@@ -119,6 +127,11 @@ trait Weights<L: Dots>: Copy {
     fn quanta(block: Self::Block, group: usize, half: usize) -> L::Quanta;
     fn scale(block: Self::Block, part: usize) -> L;
     fn minimum(block: Self::Block) -> L;
+    /// All blocks in whatever way the instruction set has for this, if it has one, adding as the general way does.
+    #[inline(always)]
+    fn tile<const N: usize>(self, _: [&[Q8Block]; 3], _: Zero, _: &mut [Sums; N]) -> bool {
+        false
+    }
 }
 
 /// The half of 8-bit quanta that is asked for, where products with whole ones do not fit; else the quanta.
@@ -223,19 +236,27 @@ where
 /// A block of a panel with nothing left to do but to load it.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Unpacked<const BITS: usize, const PARTS: usize, const MINIMUM: bool> {
+pub(crate) struct Unpacked {
     /// A group each.
     lines: [[u8; LINE]; 8],
-    scales: [[f32; PANEL]; PARTS],
+    /// The second is used where 16 inputs share one.
+    scales: [[f32; PANEL]; 2],
+    /// Used where the format has them.
     minimum: [f32; PANEL],
 }
 
-impl<const BITS: usize, const PARTS: usize, const MINIMUM: bool> Unpacked<BITS, PARTS, MINIMUM> {
+impl Unpacked {
     const EMPTY: Self =
-        Self { lines: [[0; LINE]; 8], scales: [[0.0; PANEL]; PARTS], minimum: [0.0; PANEL] };
+        Self { lines: [[0; LINE]; 8], scales: [[0.0; PANEL]; 2], minimum: [0.0; PANEL] };
 
     #[inline(always)]
-    fn fill<L: Lanes + Dots, const NESTED: bool>(
+    fn fill<
+        L: Lanes + Dots,
+        const BITS: usize,
+        const PARTS: usize,
+        const NESTED: bool,
+        const MINIMUM: bool,
+    >(
         &mut self,
         packed: Packed<'_, BITS, PARTS, NESTED, MINIMUM>,
         index: usize,
@@ -245,7 +266,7 @@ impl<const BITS: usize, const PARTS: usize, const MINIMUM: bool> Unpacked<BITS, 
             let quanta = Packed::<BITS, PARTS, NESTED, MINIMUM>::whole_quanta::<L>(record, group);
             L::store_quanta(quanta, line);
         }
-        for (part, scales) in self.scales.iter_mut().enumerate() {
+        for (part, scales) in self.scales[..PARTS].iter_mut().enumerate() {
             Packed::<BITS, PARTS, NESTED, MINIMUM>::number::<L>(record, part, 0).store(scales);
         }
         if MINIMUM {
@@ -255,19 +276,25 @@ impl<const BITS: usize, const PARTS: usize, const MINIMUM: bool> Unpacked<BITS, 
     }
 }
 
+/// Unpacked blocks that follow each other.
+#[derive(Clone, Copy)]
+struct Stretch<'a, const BITS: usize, const PARTS: usize, const MINIMUM: bool> {
+    blocks: &'a [Unpacked],
+}
+
 impl<'a, L, const BITS: usize, const PARTS: usize, const MINIMUM: bool> Weights<L>
-    for &'a [Unpacked<BITS, PARTS, MINIMUM>]
+    for Stretch<'a, BITS, PARTS, MINIMUM>
 where
     L: Lanes + Dots,
 {
-    type Block = &'a Unpacked<BITS, PARTS, MINIMUM>;
+    type Block = &'a Unpacked;
     const BITS: usize = BITS;
     const PARTS: usize = PARTS;
     const MINIMUM: bool = MINIMUM;
 
     #[inline(always)]
     fn block(self, index: usize) -> Self::Block {
-        &self[index]
+        &self.blocks[index]
     }
 
     #[inline(always)]
@@ -284,30 +311,51 @@ where
     fn minimum(block: Self::Block) -> L {
         L::load(&block.minimum)
     }
+
+    #[inline(always)]
+    fn tile<const N: usize>(
+        self,
+        quads: [&[Q8Block]; 3],
+        zero: Zero,
+        sums: &mut [Sums; N],
+    ) -> bool {
+        PARTS == 1 && L::tile(self.blocks, quads, zero, sums)
+    }
 }
 
-/// Rows against consecutive blocks of weights, as many together as registers hold. Adds to `sums`.
+/// Rows against consecutive blocks of weights, as many together as registers hold. Sums are carried from the blocks
+/// before these to the ones after.
 #[inline(always)]
 fn tiles<L: Lanes + Dots, W: Weights<L>>(
     weights: W,
     (input, blocks): (&Q8Rows, Range<usize>),
-    rows: Range<usize>,
-    sums: &mut [Sums],
-    point: i32,
+    (rows, zero): (Range<usize>, Zero),
+    carried: &mut [Sums],
+    place: Place<'_>,
 ) {
     let mut row = rows.start;
-    let mut sums = &mut sums[..rows.len()];
     macro_rules! some {
         ($n:literal) => {{
-            let (now, later) = sums.split_first_chunk_mut::<$n>().expect("as many rows are left");
+            let mut sums = [[0.0; PANEL]; $n];
+            if !place.is_first {
+                sums.copy_from_slice(&carried[row - rows.start..][..$n]);
+            }
             // Quads beyond the last row are not read; the first stands in for them.
             let quad = |index| {
                 let quad = if index * QUAD < $n { row / QUAD + index } else { row / QUAD };
                 &input.quad(quad)[blocks.clone()]
             };
             let quads = [quad(0), quad(1), quad(2)];
-            tile::<L, W, $n>(weights, quads, now, point);
-            sums = later;
+            if !weights.tile::<$n>(quads, zero, &mut sums) {
+                tile::<L, W, $n>(weights, quads, &mut sums, zero);
+            }
+            if let Some(target) = place.target {
+                for (row, sums) in (row..).zip(&sums) {
+                    target.write(row, L::load(sums));
+                }
+            } else {
+                carried[row - rows.start..][..$n].copy_from_slice(&sums);
+            }
             row += $n;
         }};
     }
@@ -328,7 +376,7 @@ fn tiles<L: Lanes + Dots, W: Weights<L>>(
         1 => some!(1),
         _ => {}
     }
-    debug_assert!(row == rows.end && sums.is_empty());
+    debug_assert!(row == rows.end);
 }
 
 #[inline(always)]
@@ -336,7 +384,7 @@ fn tile<L: Lanes + Dots, W: Weights<L>, const N: usize>(
     weights: W,
     quads: [&[Q8Block]; 3],
     sums: &mut [Sums; N],
-    point: i32,
+    zero: Zero,
 ) {
     // Loops instead of `array::map` and `from_fn`: those are not always inlined, and then vectors go through memory.
     let mut totals = [L::splat(0.0); N];
@@ -347,9 +395,9 @@ fn tile<L: Lanes + Dots, W: Weights<L>, const N: usize>(
     for (index, ((first, second), third)) in first.iter().zip(second).zip(third).enumerate() {
         let block = weights.block(index);
         let inputs = [first, second, third];
-        add_part::<L, W, N>(block, inputs, 0, point, &mut totals);
+        add_part::<L, W, N>(block, inputs, 0, zero, &mut totals);
         if W::PARTS == 2 {
-            add_part::<L, W, N>(block, inputs, 1, point, &mut totals);
+            add_part::<L, W, N>(block, inputs, 1, zero, &mut totals);
         }
         if W::MINIMUM {
             let minimum = W::minimum(block);
@@ -370,17 +418,20 @@ fn add_part<L: Lanes + Dots, W: Weights<L>, const N: usize>(
     block: W::Block,
     inputs: [&Q8Block; 3],
     part: usize,
-    point: i32,
+    zero: Zero,
     totals: &mut [L; N],
 ) {
     let groups = BLOCK / GROUP / W::PARTS;
     let together = L::narrow_groups(W::BITS).min(groups);
     let mut dots = [L::wide(0); N];
-    if !W::MINIMUM {
+    if let Zero::Point(point) = zero
+        && !W::MINIMUM
+    {
+        // The halves of the block whose sums count.
+        let counts = |half: usize| W::PARTS == 1 || part == half;
+        let points = pair([0, 1].map(|half| if counts(half) { -i16::from(point) } else { 0 }));
         for (row, dots) in dots.iter_mut().enumerate() {
-            let sums = &inputs[row / QUAD].sums[row % QUAD];
-            let sum = if W::PARTS == 1 { sums[0] + sums[1] } else { sums[part] };
-            *dots = L::wide(-point * sum);
+            *dots = L::pairs(points, inputs[row / QUAD].sums[row % QUAD]);
         }
     }
     let halves = if W::BITS == 8 && L::HALVES_BYTES { 2 } else { 1 };

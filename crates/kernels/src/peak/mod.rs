@@ -65,7 +65,7 @@ fn run(rung: Rung, peak: Peak, rounds: u64) -> u64 {
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Rung::Avx512 => unsafe {
+        Rung::Avx512 | Rung::Avx512Bf16 => unsafe {
             match peak {
                 Peak::F32 => avx512::f32(rounds),
                 Peak::Int8 | Peak::Int8Narrow => avx512::int8(rounds),

@@ -1,6 +1,6 @@
 //! Half a block at a time.
 
-use super::{BLOCK, Q8Block, RowTarget, SUM_BLOCK, scale};
+use super::{BLOCK, Q8Block, RowTarget, SUM_BLOCK, pair, scale};
 use crate::lanes::{LANES, Lanes};
 
 /// A row whose values are made where they are written.
@@ -42,16 +42,11 @@ pub(crate) fn write_row<L: Lanes>(values: impl RowValues<L>, target: RowTarget<'
 fn quantize_block<L: Lanes>(low: L, high: L, block: &mut Q8Block, row: usize) {
     let (scale, inverse) = scale(low.abs().max(high.abs()).largest());
     let inverse = L::splat(inverse);
-    let low = low.mul(inverse).round();
-    let high = high.mul(inverse).round();
-    let (low_values, high_values) = block.values[row].split_at_mut(SUM_BLOCK / 4);
-    low_values.copy_from_slice(&low.to_i8_groups());
-    high_values.copy_from_slice(&high.to_i8_groups());
-    // Integers below 2^24 add up exactly in floats.
-    let (low_sum, high_sum) = (low.sum(), high.sum());
+    let (values, sums) = L::to_i8_block(low.mul(inverse).round(), high.mul(inverse).round());
+    block.values[row] = values;
     block.scales[row] = scale;
-    block.sums[row] = [low_sum as i32, high_sum as i32];
-    block.scaled_sums[row] = scale * (low_sum + high_sum);
+    block.sums[row] = pair(sums);
+    block.scaled_sums[row] = scale * f32::from(sums[0] + sums[1]);
 }
 
 /// Half a block is a vector.

@@ -41,13 +41,19 @@ pub(crate) struct Q8Block {
     pub(crate) scales: [f32; QUAD],
     /// Scale times the sum of all integers.
     pub(crate) scaled_sums: [f32; QUAD],
-    /// `[row][half]`: sums of integers.
-    pub(crate) sums: [[i32; BLOCK / SUM_BLOCK]; QUAD],
+    /// Of each row the sums of the integers of both halves, 16 bits each, the first half's lowest.
+    pub(crate) sums: [i32; QUAD],
 }
 
-// SAFETY: made of integers and floats alone, without padding (3 × 64 bytes); all bytes zero is a value.
+// SAFETY: made of integers and floats alone, without padding; all bytes zero is a value.
 unsafe impl Plain for Q8Block {}
-const _: () = assert!(size_of::<Q8Block>() == 192);
+const _: () = assert!(size_of::<Q8Block>() == 128 + 3 * 16);
+
+/// Two integers of 16 bits in one number, the first lowest.
+pub(crate) fn pair(integers: [i16; 2]) -> i32 {
+    let [[a, b], [c, d]] = integers.map(i16::to_le_bytes);
+    i32::from_le_bytes([a, b, c, d])
+}
 
 /// Quantized rows, all of one width.
 pub struct Q8Rows {

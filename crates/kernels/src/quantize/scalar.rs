@@ -1,6 +1,6 @@
 //! The meaning: one value at a time.
 
-use super::{BLOCK, GROUP, Q8Block, RowTarget, SUM_BLOCK, scale};
+use super::{BLOCK, GROUP, Q8Block, RowTarget, SUM_BLOCK, pair, scale};
 
 fn quantize_row(input: &[f32], quad: &mut [Q8Block], row: usize) {
     for (values, block) in input.chunks_exact(BLOCK).zip(quad) {
@@ -11,12 +11,12 @@ fn quantize_row(input: &[f32], quad: &mut [Q8Block], row: usize) {
             let bytes = std::array::from_fn(|index| integer(group * GROUP + index).cast_unsigned());
             *target = i32::from_le_bytes(bytes);
         }
-        let sum = |half: usize| -> i32 {
-            (0..SUM_BLOCK).map(|index| i32::from(integer(half * SUM_BLOCK + index))).sum()
+        let sum = |half: usize| -> i16 {
+            (0..SUM_BLOCK).map(|index| i16::from(integer(half * SUM_BLOCK + index))).sum()
         };
         block.scales[row] = scale;
-        block.sums[row] = [sum(0), sum(1)];
-        block.scaled_sums[row] = scale * (sum(0) + sum(1)) as f32;
+        block.sums[row] = pair([sum(0), sum(1)]);
+        block.scaled_sums[row] = scale * f32::from(sum(0) + sum(1));
     }
 }
 

@@ -37,9 +37,16 @@ impl<L: Lanes> RowValues<L> for Normed<'_, L> {
 #[inline(always)]
 fn factor<L: Lanes>(input: &[f32], epsilon: f32) -> L {
     let mut sums = [L::splat(0.0); 4];
-    for (index, values) in input.chunks(LANES).enumerate() {
+    let (whole, rest) = input.as_chunks::<{ 4 * LANES }>();
+    for values in whole {
+        for (values, sum) in values.as_chunks().0.iter().zip(&mut sums) {
+            let values = L::load(values);
+            *sum = values.fma(values, *sum);
+        }
+    }
+    for (values, sum) in rest.chunks(LANES).zip(&mut sums) {
         let values = L::load_some(values);
-        sums[index % 4] = values.fma(values, sums[index % 4]);
+        *sum = values.fma(values, *sum);
     }
     let squares = sums[0].add(sums[1]).add(sums[2].add(sums[3])).sum();
     L::splat(1.0 / (squares / input.len() as f32 + epsilon).sqrt())

@@ -154,9 +154,9 @@ fn int8_keys_and_values_are_integers_of_their_scales() {
                 for dim in 0..head_dim {
                     let want =
                         |kind: usize| qkv[row * stride + (kind * kv_heads + head) * head_dim + dim];
-                    let key = f32::from(keys[(block * head_dim + dim) * 16 + offset].cast_signed());
-                    let value =
-                        f32::from(values[(block * 16 + offset) * head_dim + dim].cast_signed());
+                    let page = block * head_dim * 16;
+                    let key = keys[page + u8::key_place(offset, dim)].to_f32();
+                    let value = values[page + u8::value_place(head_dim, offset, dim)].to_f32();
                     assert!((key * scales.0 - want(1)).abs() <= scales.0 * 0.5001);
                     assert!((value * scales.1 - want(2)).abs() <= scales.1 * 0.5001);
                 }

@@ -68,11 +68,11 @@ impl<E: LaneElement> LaneKernel for Part<'_, E> {
                     // SAFETY: a row of this part.
                     unsafe { self.store_key(row, kv_head, index * LANES, &stored) };
                 }
-                // SAFETY: a row of this part, each head once.
-                let stored = unsafe { self.value(row, kv_head) };
-                let (stored, _) = stored.as_chunks_mut::<LANES>();
-                for (value, stored) in values.iter().zip(stored) {
-                    E::store(L::load(value).mul(value_factor), stored);
+                for (index, value) in values.iter().enumerate() {
+                    let mut stored = [E::from_f32(0.0); LANES];
+                    E::store(L::load(value).mul(value_factor), &mut stored);
+                    // SAFETY: a row of this part.
+                    unsafe { self.store_value(row, kv_head, index * LANES, &stored) };
                 }
             }
         }

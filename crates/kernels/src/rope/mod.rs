@@ -15,7 +15,7 @@ use device::cpu::{Cpu, DisjointSlice, Plain, Rung};
 
 use self::lanes::LaneElement;
 use crate::{
-    attention::{BLOCK_TOKENS, HEAD_DIM_MAX, KvLayer, KvShape},
+    attention::{BLOCK_TOKENS, HEAD_DIM_MAX, KvElement, KvLayer, KvShape, LINE},
     lanes::launch,
 };
 
@@ -137,7 +137,7 @@ pub(crate) struct Part<'a, E> {
     rows: Range<usize>,
 }
 
-impl<E: Copy> Part<'_, E> {
+impl<E: KvElement> Part<'_, E> {
     /// A row's queries and keys, which are turned, and its values, which are not.
     ///
     /// # Safety
@@ -157,29 +157,33 @@ impl<E: Copy> Part<'_, E> {
         self.angles[row * 2 * self.pairs..][..2 * self.pairs].split_at(self.pairs)
     }
 
-    /// Stores some dimensions of a row's key.
+    /// Stores some dimensions of a row's key, from an even one on.
     ///
     /// # Safety
     /// The row is one of this part's.
     #[inline(always)]
     unsafe fn store_key(&self, row: usize, kv_head: usize, first_dim: usize, key: &[E]) {
-        let (page, offset) = self.place(row, kv_head);
-        let start = page + first_dim * BLOCK_TOKENS + offset;
-        // SAFETY: workers have different rows, and no two rows share a place.
-        let stored = unsafe { self.keys.spaced(start, BLOCK_TOKENS, key.len()) };
-        stored.zip(key).for_each(|(stored, &key)| *stored = key);
+        let (page, position) = self.place(row, kv_head);
+        // Dimensions of the one and of the other row of lines.
+        for (dim, key) in (first_dim..).zip([key, &key[1..]]) {
+            let start = page + E::key_place(position, dim);
+            // SAFETY: workers have different rows, and no two rows share a place.
+            let stored = unsafe { self.keys.spaced(start, LINE, key.len().div_ceil(2)) };
+            stored.zip(key.iter().step_by(2)).for_each(|(stored, &key)| *stored = key);
+        }
     }
 
-    /// Where the cache holds a row's value.
+    /// Stores up to sixteen dimensions of a row's value, from a multiple of sixteen on.
     ///
     /// # Safety
-    /// The row is one of this part's, and the head's value is not in use already.
-    #[expect(clippy::mut_from_ref, reason = "places are parts of a cache that workers share")]
-    unsafe fn value(&self, row: usize, kv_head: usize) -> &mut [E] {
-        let (page, offset) = self.place(row, kv_head);
-        let start = page + offset * self.shape.head_dim;
+    /// The row is one of this part's.
+    #[inline(always)]
+    unsafe fn store_value(&self, row: usize, kv_head: usize, first_dim: usize, value: &[E]) {
+        let (page, position) = self.place(row, kv_head);
+        let start = page + E::value_place(self.shape.head_dim, position, first_dim);
         // SAFETY: workers have different rows, and no two rows share a place.
-        unsafe { self.values.part(start..start + self.shape.head_dim) }
+        let stored = unsafe { self.values.spaced(start, E::STEP, value.len()) };
+        stored.zip(value).for_each(|(stored, &value)| *stored = value);
     }
 
     /// Stores the scales of a row's key and value.

@@ -3,6 +3,7 @@
 use super::{Part, RopePairs};
 use crate::{
     attention::{KvElement, KvShape},
+    lanes::LANES,
     quantize::scale,
 };
 
@@ -26,14 +27,14 @@ pub(super) fn run<E: KvElement>(part: Part<'_, E>) {
                 // SAFETY: a row of this part, and these elements have scales.
                 unsafe { part.store_scales(row, kv_head, [key_scale, value_scale]) };
             }
-            for (dim, &key) in key.iter().enumerate() {
+            let stored: Vec<E> = key.iter().map(|&key| E::from_f32(key * key_factor)).collect();
+            // SAFETY: a row of this part.
+            unsafe { part.store_key(row, kv_head, 0, &stored) };
+            for (index, value) in value.chunks(LANES).enumerate() {
+                let stored = value.iter().map(|&value| E::from_f32(value * value_factor));
+                let stored: Vec<E> = stored.collect();
                 // SAFETY: a row of this part.
-                unsafe { part.store_key(row, kv_head, dim, &[E::from_f32(key * key_factor)]) };
-            }
-            // SAFETY: a row of this part, each head once.
-            let stored = unsafe { part.value(row, kv_head) };
-            for (stored, value) in stored.iter_mut().zip(value) {
-                *stored = E::from_f32(*value * value_factor);
+                unsafe { part.store_value(row, kv_head, index * LANES, &stored) };
             }
         }
     }
