@@ -4,6 +4,7 @@ mod checks;
 mod clients;
 mod model;
 mod other_architecture;
+mod python;
 mod tally;
 mod tests;
 

@@ -2,9 +2,10 @@
 //!
 //! `cargo xtask ci` is everything that has to pass before a change goes in, in the order in which it is cheapest to
 //! find out; `cargo xtask ci --fast` is the part of it without a model; `cargo xtask tidy` holds the tree to its rules;
-//! `cargo xtask bench` measures; `cargo xtask gen-model` makes models to measure.
+//! `cargo xtask gpu` makes what is run on a machine with a GPU; `cargo xtask bench` measures; `cargo xtask gen-model` makes models to measure.
 
 mod ci;
+mod gpu;
 mod measure;
 mod process;
 mod tidy;
@@ -18,6 +19,7 @@ use workspace::Workspace;
 const USAGE: &str = "\
 usage: cargo xtask ci [--fast]   format, rules, lints, documentation, every test, real clients
        cargo xtask tidy          the rules of the tree alone
+       cargo xtask gpu           a folder of programs that check and measure on a GPU, to carry to one
        cargo xtask bench ...     kernels and models against what this machine could do; --help says more
        cargo xtask gen-model ... a model file with random weights; --help says more";
 
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         ["ci"] => ci::run(ci::Scope::All),
         ["ci", "--fast"] => ci::run(ci::Scope::Fast),
         ["tidy"] => ended(Workspace::open().and_then(|workspace| tidy::check(&workspace))),
+        ["gpu"] => ended(gpu::run_command()),
         ["bench", ref words @ ..] => ended(measure::run(words)),
         ["gen-model", ..] => ended(measure::run(&arguments)),
         _ => {

@@ -71,8 +71,8 @@ impl Drop for Module {
 /// The parameters of a kernel.
 ///
 /// # Safety
-/// `parameters` must give one pointer into `self` for each parameter that the kernel's source declares, to a value of the
-/// same layout.
+/// `parameters` must give one pointer into `self` for each parameter that the kernel's source declares, to a value of
+/// the same layout.
 pub unsafe trait Arguments: Copy {
     /// Pointers to the parameters. By itself, a kernel has one: a struct like this.
     fn parameters(&mut self) -> Vec<*mut c_void> {

@@ -87,8 +87,8 @@ impl Weights {
         })
     }
 
-    /// Opens what a checkpoint says about its model, a folder's `config.json` or a GGUF file's metadata. Its tensors need
-    /// not be there.
+    /// Opens what a checkpoint says about its model, a folder's `config.json` or a GGUF file's metadata. Its tensors
+    /// need not be there.
     pub fn open_without_tensors(path: &Path) -> Result<Self, Error> {
         let is_folder = path
             .metadata()

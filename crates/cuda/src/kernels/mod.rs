@@ -1,5 +1,5 @@
-//! The computations of a model on a GPU, one file a family, each with its CUDA C++ beside it. Formulas and layouts stand
-//! at the head of the sources.
+//! The computations of a model on a GPU, one file a family, each with its CUDA C++ beside it. Formulas and layouts
+//! stand at the head of the sources.
 //!
 //! Every function checks the sizes of the buffers it gets. What indices in buffers point to is the caller's promise: a
 //! wrong one is an error of the GPU, which ends its use.

@@ -257,7 +257,8 @@ impl RowKernels {
         unsafe { self.rope_store.launch(stream, shape, arguments) }
     }
 
-    /// Gates the feed-forward: `gate_up` is `[rows][2 × width]`, `output` `[rows][width]`; the width is a multiple of 8.
+    /// Gates the feed-forward: `gate_up` is `[rows][2 × width]`, `output` `[rows][width]`; the width is a multiple of
+    /// 8.
     pub fn silu_mul(
         &self,
         stream: &Stream,

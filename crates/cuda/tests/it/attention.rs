@@ -120,11 +120,6 @@ fn attend(bench: &Bench, case: &Case<'_>, which: std::ops::Range<usize>) -> Vec<
             }
         }
     }
-    // Values of positions that are not there are multiplied with weights of 0, so they must be numbers, as they are in a
-    // pool that was cleared.
-    for value in keys.iter_mut().chain(&mut pool_values).filter(|value| value.is_nan()) {
-        *value = bf16::from_f32(100.0);
-    }
     let rows = queries.len() / stride;
     let kernels = &bench.kernels.attention;
     let limits = StepLimits { rows, sequences: sequences.len(), pages, kv_heads };

@@ -1,4 +1,5 @@
-//! Where the time of a step goes on the GPU, by kind of kernel call. Off unless asked for; then it costs an event a call.
+//! Where the time of a step goes on the GPU, by kind of kernel call. Off unless asked for; then it costs an event a
+//! call.
 
 use std::time::Duration;
 

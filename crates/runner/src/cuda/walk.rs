@@ -69,8 +69,8 @@ impl Walker {
         (self.work.clone(), self.caches.clone(), scratch)
     }
 
-    /// Computes all positions of a step. What attention does is known by its tasks, one list for each window, or not yet
-    /// known but for that each sequence has one row.
+    /// Computes all positions of a step. What attention does is known by its tasks, one list for each window, or not
+    /// yet known but for that each sequence has one row.
     pub(super) fn body(
         &mut self,
         model: &CudaModel,

@@ -1,5 +1,5 @@
-//! Attention over paged keys and values: a kernel for sequences with few queries, whose keys are split over the GPU, and
-//! one for prompts, which on Hopper's generation is one of its own.
+//! Attention over paged keys and values: a kernel for sequences with few queries, whose keys are split over the GPU,
+//! and one for prompts, which on Hopper's generation is one of its own.
 
 mod list;
 pub mod tasks;
