@@ -1,5 +1,5 @@
-//! `cargo xtask gpu`: everything that is checked and measured on a GPU, in one folder to carry to a machine that has one
-//! but perhaps no toolchain.
+//! `cargo xtask gpu`: everything that is checked and measured on a GPU, in one folder to carry to a machine that has
+//! one but perhaps no toolchain.
 
 use std::{fs, path::Path};
 
@@ -60,9 +60,11 @@ fn test_program(workspace: &Workspace, package: &str) -> Result<std::path::PathB
     let mut command = cargo(&workspace.root);
     command.args(["test", "--locked", "--release", "--no-run", "--message-format", "json"]);
     let printed = output(command.args(["--package", package, "--test", "it"]))?;
-    let messages = printed.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let programs = messages.filter_map(|message| Some(message["executable"].as_str()?.to_owned()));
-    let program = programs.last().with_context(|| format!("cargo built no tests of {package}"))?;
+    let messages =
+        printed.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut programs =
+        messages.filter_map(|message| Some(message["executable"].as_str()?.to_owned()));
+    let program = programs.next().with_context(|| format!("cargo built no tests of {package}"))?;
     Ok(program.into())
 }
 

@@ -2,7 +2,8 @@
 //!
 //! `cargo xtask ci` is everything that has to pass before a change goes in, in the order in which it is cheapest to
 //! find out; `cargo xtask ci --fast` is the part of it without a model; `cargo xtask tidy` holds the tree to its rules;
-//! `cargo xtask gpu` makes what is run on a machine with a GPU; `cargo xtask bench` measures; `cargo xtask gen-model` makes models to measure.
+//! `cargo xtask gpu` makes what is run on a machine with a GPU; `cargo xtask bench` measures; `cargo xtask gen-model`
+//! makes models to measure.
 
 mod ci;
 mod gpu;
