@@ -1,6 +1,6 @@
 //! What a model runs on: a CPU or a GPU, and how it gets there.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use cuda::Gpu;
@@ -45,10 +45,15 @@ enum DeviceKind {
 }
 
 impl Device {
-    /// Most tokens in one step. A GPU computes so many in about 20 ms for a model of 8 billion weights, so that streams
-    /// under way are not held up for longer by a prompt.
+    /// Most tokens in one step.
     pub(crate) fn step_tokens_max(&self, settings: &Settings) -> u32 {
-        self.count(settings, "engine.step_tokens_max", 512, 1024)
+        self.count(settings, "engine.step_tokens_max", 512, 2048)
+    }
+
+    /// How long a step may take while requests wait for their next tokens.
+    pub(crate) fn token_latency_target(&self, settings: &Settings) -> Option<Duration> {
+        let target_ms = self.count(settings, "engine.token_latency_target_ms", 100, 25);
+        (target_ms > 0).then(|| Duration::from_millis(target_ms.into()))
     }
 
     /// Most tokens of one prompt in one step.

@@ -6,7 +6,7 @@ mod requests;
 
 use std::{
     sync::{Arc, Mutex},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -25,7 +25,9 @@ use requests::{Wave, run_wave};
 /// Positions of the longest request.
 const CONTEXT_MAX: u32 = 40_960;
 const SLOTS: u32 = 256;
-const STEP_TOKENS_MAX: u32 = 1024;
+const STEP_TOKENS_MAX: u32 = 2048;
+/// What the server holds to on a GPU.
+const TOKEN_LATENCY_TARGET: Duration = Duration::from_millis(25);
 
 /// The command.
 pub(crate) fn run(matches: &ArgMatches) -> Result<()> {
@@ -85,6 +87,7 @@ fn start(model: &Arc<CudaModel>, options: &CudaOptions) -> Result<(Engine, Engin
             step_tokens_max: STEP_TOKENS_MAX,
             prefill_chunk_max: STEP_TOKENS_MAX,
             running_max: SLOTS,
+            token_latency_target: Some(TOKEN_LATENCY_TARGET),
             ..SchedulerSettings::default()
         },
         ..EngineSettings::default()
