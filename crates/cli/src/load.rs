@@ -1,14 +1,15 @@
 //! From a model's name to an engine that runs it.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, bail};
 use chat::ChatTemplate;
-use engine::{Engine, EngineSettings, SchedulerSettings};
+use engine::{Engine, EngineSettings, PolicyKind, SchedulerSettings};
 use front::{SamplingDefaults, ServedModel};
 use telemetry::Metrics;
 use tokenizer::{TokenKind, Tokenizer, Vocabulary};
@@ -92,7 +93,7 @@ pub(crate) fn load(
     if names.is_empty() {
         names.push(resolved.name);
     }
-    let scheduler = engine_settings(settings, &device);
+    let scheduler = engine_settings(settings, &device)?;
     let (engine, handle) = Engine::start(executors, scheduler, metrics.engine(&names[0]))?;
     let memory = handle.memory();
     let info = handle.info();
@@ -112,19 +113,43 @@ pub(crate) fn load(
     Ok(Loaded { served, engine, description })
 }
 
-fn engine_settings(settings: &Settings, device: &Device) -> EngineSettings {
+fn engine_settings(settings: &Settings, device: &Device) -> Result<EngineSettings> {
     let defaults = EngineSettings::default();
-    EngineSettings {
+    Ok(EngineSettings {
         scheduler: SchedulerSettings {
             step_tokens_max: device.step_tokens_max(settings),
             prefill_chunk_max: device.prefill_chunk_max(settings),
             running_max: device.running_max(settings),
             waiting_max: settings.count("engine.waiting_max"),
             prefix_cache: settings.switch("engine.prefix_cache"),
+            policy: policy(settings),
+            tenant_weights: tenant_weights(settings)?,
+            token_latency_target: settings
+                .integer("engine.token_latency_target_ms")
+                .filter(|target_ms| *target_ms > 0)
+                .map(Duration::from_millis),
             ..defaults.scheduler
         },
         ..defaults
-    }
+    })
+}
+
+fn policy(settings: &Settings) -> PolicyKind {
+    let name = settings.text("engine.policy");
+    let named = PolicyKind::NAMES.into_iter().find(|(known, _)| Some(*known) == name);
+    named.map(|(_, policy)| policy).unwrap_or_default()
+}
+
+/// Shares of tenants, from texts such as `acme=3`.
+fn tenant_weights(settings: &Settings) -> Result<BTreeMap<Arc<str>, u32>> {
+    let weights = settings.list("engine.tenant_weights").iter().map(|text| {
+        let pair = text.rsplit_once('=');
+        let weight = pair.and_then(|(tenant, weight)| Some((tenant.into(), weight.parse().ok()?)));
+        weight.filter(|(_, weight)| *weight > 0).with_context(|| {
+            format!("engine.tenant_weights: {text} is not a name, `=` and a weight of at least 1")
+        })
+    });
+    weights.collect()
 }
 
 /// The tokenizer that the checkpoint carries.

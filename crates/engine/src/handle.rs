@@ -58,7 +58,9 @@ impl EngineHandle {
             .limits
             .check(&prompt, &sampling, tokens_max)
             .map_err(|refusal| refused(Rejection::Invalid, refusal.into()))?;
-        self.shared.take_place().map_err(|full| refused(Rejection::Overloaded, full.into()))?;
+        self.shared
+            .take_place(service.due)
+            .map_err(|refusal| refused(Rejection::Overloaded, refusal))?;
         let id = RequestId(self.shared.numbers.next_id.fetch_add(1, Ordering::Relaxed));
         // Room for every event there can be: the end of the prompt, its log-probabilities, the tokens, the end.
         let (events, receiver) = tokio::sync::mpsc::channel(tokens_max as usize + 3);

@@ -29,7 +29,7 @@ pub mod testing;
 pub use engine::Engine;
 pub use generation::Generation;
 pub use handle::{EngineHandle, NewRequest};
-pub use scheduler::Settings as SchedulerSettings;
+pub use scheduler::{PolicyKind, Settings as SchedulerSettings};
 pub use settings::EngineSettings;
 pub use shared::{EngineState, EngineStats};
 

@@ -1,13 +1,16 @@
 //! What the handles and the thread share: numbers that one side writes and the other reads at once.
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use scheduler::{Limits, QueueFull, ServiceRate};
 use telemetry::EngineMetrics;
-use types::{ExecutorInfo, MemoryReport};
+use types::{ExecutorInfo, Fault, FaultKind, MemoryReport};
 
 use crate::clock::Clock;
 
@@ -105,8 +108,23 @@ impl Shared {
         let _past = state.compare_exchange(running, draining, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    /// Takes one of the places of new requests.
-    pub(crate) fn take_place(&self) -> Result<(), QueueFull> {
+    /// Takes one of the places of new requests, for one that is due so long after its arrival: if that cannot be met,
+    /// it is better told at once.
+    pub(crate) fn take_place(&self, due: Option<Duration>) -> Result<(), Fault> {
+        let places = self.numbers.places_taken.load(Ordering::Acquire);
+        let waiting = places + self.numbers.waiting_again.load(Ordering::Relaxed);
+        let wait = self.service_rate().predicted_wait(waiting as usize);
+        if let Some(due) = due.filter(|due| waiting > 0 && wait > *due) {
+            let (wait_ms, due_ms) = (wait.as_millis(), due.as_millis());
+            let message = format!(
+                "the first token is due in {due_ms} ms, but {waiting} requests wait, the next about {wait_ms} ms"
+            );
+            let retry_after_ms = wait.saturating_sub(due).as_millis();
+            let retry_after_ms = retry_after_ms.try_into().unwrap_or(u64::MAX);
+            return Err(
+                Fault::new(FaultKind::Overloaded, message).with_retry_after_ms(retry_after_ms)
+            );
+        }
         let one_more = |taken: u32| (taken < self.waiting_max).then_some(taken + 1);
         let places = &self.numbers.places_taken;
         match places.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more) {
@@ -114,7 +132,7 @@ impl Shared {
             Err(taken) => {
                 let waiting = taken + self.numbers.waiting_again.load(Ordering::Relaxed);
                 let wait = self.service_rate().predicted_wait(waiting as usize);
-                Err(QueueFull { limit: self.waiting_max as usize, wait })
+                Err(QueueFull { limit: self.waiting_max as usize, wait }.into())
             }
         }
     }

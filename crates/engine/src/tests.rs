@@ -205,6 +205,15 @@ fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
     );
     assert_eq!((handle.stats().waiting, handle.stats().running), (2, 1));
     assert!(metrics.encode().contains("reason=\"overloaded\"} 1"));
+    // One that cannot be served in time is refused, and told how long it takes.
+    let mut hurried = request(4, 4, 3);
+    hurried.service.due = Some(Duration::from_nanos(1));
+    let fault = handle.submit(hurried).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Overloaded);
+    assert!(
+        fault.message.contains("is due in 0 ms") && fault.retry_after_ms.is_some(),
+        "{fault:?}"
+    );
     drop(permits);
     for generation in waiting {
         assert_eq!(read(generation).1, None);

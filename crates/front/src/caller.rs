@@ -1,5 +1,7 @@
 //! On whose behalf a request comes: what keeps the shares and the caches of tenants apart.
 
+use std::time::Duration;
+
 use axum::http::{HeaderMap, HeaderName};
 use types::Service;
 
@@ -19,6 +21,8 @@ pub(crate) struct Caller {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wishes {
     pub(crate) priority: i32,
+    /// By when after its arrival it wants its first token.
+    pub(crate) first_token_due_ms: Option<u32>,
     /// The caller's own user.
     pub(crate) user: Option<String>,
     /// Requests that share what is cached.
@@ -35,11 +39,13 @@ impl Caller {
     /// How a request is to be served. A key is proof of who sent it; without keys, the header is believed, and then the
     /// request itself. Keys never share what is cached.
     pub(crate) fn service(self, wishes: Wishes) -> Service {
-        let key = self.key.map(|key| format!("key {key}"));
+        let key = self.key.map(|key| format!("key {}", key + 1));
         let salt = [key.as_deref(), wishes.cache_salt.as_deref()].map(Option::unwrap_or_default);
         let cache_salt = if salt == ["", ""] { String::new() } else { salt.join("\n") };
         let tenant = key.or(self.header).or(wishes.user).unwrap_or_default();
-        Service { priority: wishes.priority, tenant: tenant.into(), cache_salt: cache_salt.into() }
+        let due = wishes.first_token_due_ms.map(|due_ms| Duration::from_millis(due_ms.into()));
+        let (tenant, cache_salt) = (tenant.into(), cache_salt.into());
+        Service { priority: wishes.priority, due, tenant, cache_salt }
     }
 }
 
@@ -49,7 +55,8 @@ mod tests {
 
     fn service(key: Option<usize>, header: &str, user: &str, salt: &str) -> (String, String) {
         let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        let wishes = Wishes { priority: 3, user: given(user), cache_salt: given(salt) };
+        let (user, cache_salt) = (given(user), given(salt));
+        let wishes = Wishes { priority: 3, user, cache_salt, ..Wishes::default() };
         let service = Caller { key, header: given(header) }.service(wishes);
         assert_eq!(service.priority, 3);
         (service.tenant.to_string(), service.cache_salt.to_string())
@@ -61,13 +68,13 @@ mod tests {
         assert_eq!(service(None, "", "", ""), owned("", ""));
         assert_eq!(service(None, "", "ann", ""), owned("ann", ""));
         assert_eq!(service(None, "acme", "ann", ""), owned("acme", ""));
-        assert_eq!(service(Some(2), "acme", "ann", ""), owned("key 2", "key 2\n"));
+        assert_eq!(service(Some(2), "acme", "ann", ""), owned("key 3", "key 3\n"));
     }
 
     #[test]
     fn nobody_gets_another_s_cache_by_naming_its_salt() {
         let salts = [
-            service(None, "", "", "key 2\n"),
+            service(None, "", "", "key 3\n"),
             service(Some(2), "", "", ""),
             service(Some(2), "", "", "a"),
             service(Some(1), "", "", "a"),

@@ -1,10 +1,19 @@
 //! The order of service.
 
-/// Where a request stands: the lower rank is served first and preempted last. No two requests share one.
+/// Where a policy places a request. The lower place is served first and preempted last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The class: all of a lower one go before.
+    pub class: i32,
+    /// Within a class; what it counts is the policy's own.
+    pub tag: u64,
+}
+
+/// Where a request stands: its place, and among equals the order of arrival. No two requests share one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rank {
-    /// The class; lower is served first.
-    pub priority: i32,
-    /// Within a class, the number of the arrival.
+    /// As the policy said.
+    pub place: Place,
+    /// The number of the arrival.
     pub arrival: u64,
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use types::{Fault, FaultKind, RequestId};
 
-use crate::{Rank, ServiceRate};
+use crate::{Place, Rank, ServiceRate};
 
 /// What a queue knows of a request, from its arrival to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,19 +52,25 @@ impl<T> WaitingQueue<T> {
         Self { limit, entries: BTreeMap::new(), ranks: BTreeMap::new(), arrivals: 0, returned: 0 }
     }
 
+    /// Whether one more may come in; if not, how long it would wait at this rate.
+    pub fn admits(&self, rate: ServiceRate) -> Result<(), QueueFull> {
+        if self.new_len() >= self.limit {
+            return Err(QueueFull { limit: self.limit, wait: rate.predicted_wait(self.len()) });
+        }
+        Ok(())
+    }
+
     /// Lets a request in that arrived at `now`, or refuses it with the wait that `rate` predicts. An id comes once.
     pub fn push(
         &mut self,
         id: RequestId,
-        priority: i32,
+        place: Place,
         now: Duration,
         rate: ServiceRate,
         body: T,
     ) -> Result<(), QueueFull> {
-        if self.new_len() >= self.limit {
-            return Err(QueueFull { limit: self.limit, wait: rate.predicted_wait(self.len()) });
-        }
-        let rank = Rank { priority, arrival: self.arrivals };
+        self.admits(rate)?;
+        let rank = Rank { place, arrival: self.arrivals };
         self.arrivals += 1;
         self.insert(Ticket { id, rank, arrived: now, returned: false }, body);
         Ok(())

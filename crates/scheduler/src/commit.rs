@@ -24,6 +24,10 @@ impl Scheduler {
     ) -> Result<Vec<(RequestId, RequestEvent)>, Error> {
         self.check(&outcome)?;
         let flight = self.flights.pop_front().expect("checked above");
+        // A step that was planned while another ran began when that one ended.
+        let begun = flight.planned.max(std::mem::replace(&mut self.committed, now));
+        let positions = flight.items.iter().map(|item| &item.positions);
+        self.pace.observe(positions, now.saturating_sub(begun));
         let mut failed: BTreeMap<SlotId, Fault> = outcome.failed.into_iter().collect();
         let mut logprobs: BTreeMap<SlotId, Vec<TokenLogprobs>> =
             outcome.prompt_logprobs.into_iter().collect();
@@ -95,6 +99,7 @@ impl Scheduler {
         events.push((id, RequestEvent::Token { token, logprobs }));
         if let Some(reason) = sequence.finish_reason() {
             let usage = sequence.usage(arrived);
+            self.outputs.observe(usage.generated_tokens);
             self.abort(id);
             events.push((id, RequestEvent::Finished { reason, usage }));
         }

@@ -17,8 +17,11 @@
 
 mod commit;
 mod error;
+mod growth;
 mod invariants;
 mod limits;
+mod outputs;
+mod pace;
 mod passes;
 mod plan;
 mod preempt;
@@ -32,7 +35,7 @@ pub mod testing;
 
 pub use error::Error;
 pub use limits::{Limits, Refusal};
-pub use queue::{QueueFull, ServiceRate};
+pub use queue::{PolicyKind, QueueFull, ServiceRate};
 pub use scheduler::{Counters, Scheduler};
 pub use settings::Settings;
 

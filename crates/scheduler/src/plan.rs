@@ -5,7 +5,10 @@ use std::{ops::Range, time::Duration};
 use types::{RequestId, SlotAdmission, SlotId, StepId, StepPlan, WorkItem};
 
 use crate::{
-    Scheduler, passes,
+    Scheduler,
+    growth::Growth,
+    pace::StepPace,
+    passes,
     sequence::{Running, Sequence},
 };
 
@@ -19,6 +22,10 @@ pub(crate) struct Draft {
     pub(crate) preempted: bool,
     /// Requests that left the queue for the first time.
     pub(crate) served: u64,
+    /// What the step takes, and how much more it may.
+    pub(crate) pace: StepPace,
+    /// What is running, as it is expected to grow; worked out when somebody wants to start.
+    pub(crate) growth: Option<Growth>,
     admit: Vec<SlotAdmission>,
     items: Vec<WorkItem>,
     flight: Vec<FlightItem>,
@@ -28,6 +35,7 @@ pub(crate) struct Draft {
 #[derive(Debug)]
 pub(crate) struct Flight {
     pub(crate) id: StepId,
+    pub(crate) planned: Duration,
     pub(crate) items: Vec<FlightItem>,
 }
 
@@ -51,8 +59,7 @@ impl Scheduler {
     /// The last requests to end leave slots of which the executor is told in a plan without items, so that it lets
     /// go of what it holds for them; its outcome is empty.
     pub fn plan(&mut self, now: Duration) -> Option<StepPlan> {
-        let is_full = self.flights.len() >= self.flights_max;
-        if is_full || (!self.flights.is_empty() && passes::is_probation_due(self)) {
+        if self.flights.len() >= self.flights_max {
             return None;
         }
         let mut draft = Draft {
@@ -60,21 +67,26 @@ impl Scheduler {
             tokens_left: self.settings.step_tokens_max,
             preempted: false,
             served: 0,
+            pace: self.pace.begin(),
+            growth: None,
             admit: Vec::new(),
             items: Vec::with_capacity(self.slots.len()),
             flight: Vec::with_capacity(self.slots.len()),
         };
+        if !self.flights.is_empty() && passes::is_probation_due(self, &mut draft) {
+            return None;
+        }
         if !passes::probation(self, &mut draft) {
+            passes::make_way(self, &mut draft);
             passes::decode(self, &mut draft);
-            passes::prefill(self, &mut draft);
-            passes::admit(self, &mut draft);
+            passes::prompts(self, &mut draft);
         }
         self.meter.observe(now, draft.served, self.queue.new_len() > 0);
         self.close(draft)
     }
 
     fn close(&mut self, draft: Draft) -> Option<StepPlan> {
-        let Draft { admit, items, flight, .. } = draft;
+        let Draft { now, admit, items, flight, .. } = draft;
         let release = self.slots.take_released();
         if release.is_empty() && items.is_empty() {
             return None;
@@ -82,7 +94,7 @@ impl Scheduler {
         let id = self.next_step;
         self.next_step = StepId(id.0 + 1);
         self.counters.steps += 1;
-        self.flights.push_back(Flight { id, items: flight });
+        self.flights.push_back(Flight { id, planned: now, items: flight });
         Some(StepPlan { id, release, admit, items })
     }
 
@@ -107,15 +119,35 @@ impl Scheduler {
         draft.items.push(WorkItem { slot, positions, block_tables, sample });
     }
 
+    /// Hands the next chunk of a running request's prompt to the step, as large as limits, budget and time allow. Says
+    /// whether there was room for any.
+    pub(crate) fn schedule_chunk(&mut self, draft: &mut Draft, slot: SlotId) -> bool {
+        let running = self.slots.get(slot).expect("only running requests are scheduled");
+        let start = running.planned;
+        // One on probation is alone in its step.
+        let is_suspect = running.sequence.probation.is_some();
+        let chunk_max = if is_suspect { u32::MAX } else { self.settings.prefill_chunk_max };
+        let count = running.remaining().min(chunk_max).min(draft.tokens_left);
+        let count = if is_suspect { count } else { draft.pace.room(start, count) };
+        if count == 0 {
+            return false;
+        }
+        self.schedule(draft, slot, count);
+        draft.pace.add_prompt(&(start..start + count));
+        true
+    }
+
     /// Gives a waiting request a slot, the blocks of all its tokens, those that are cached among them, and its first
-    /// positions in the step. The caller saw that there is room; if there is not after all, since hashes collide,
-    /// nothing changes. Says whether it started.
-    pub(crate) fn start(&mut self, draft: &mut Draft, id: RequestId, chunk_max: u32) -> bool {
+    /// positions in the step. The caller saw that there are a slot and blocks; where there is no time left in the step,
+    /// or no blocks after all since hashes collide, nothing changes. Says whether it started.
+    pub(crate) fn start(&mut self, draft: &mut Draft, id: RequestId) -> bool {
         let (_, sequence) = self.queue.get(id).expect("the caller saw it wait");
         let mut tables = self.kv.tables();
         let Sequence { key, tokens, .. } = sequence;
         let computed = self.kv.take(&mut tables, key, tokens, sequence.skippable());
-        if self.kv.grow(&mut tables, sequence.len()).is_err() {
+        let has_time = sequence.probation.is_some()
+            || draft.pace.room(computed, sequence.len() - computed) > 0;
+        if !has_time || self.kv.grow(&mut tables, sequence.len()).is_err() {
             self.kv.release(tables);
             return false;
         }
@@ -124,14 +156,33 @@ impl Scheduler {
             sequence.started = Some(draft.now);
             sequence.cached_tokens = computed;
             draft.served += 1;
+            self.policy.started(ticket.rank.place, &sequence.tenant, sequence.cost);
             self.counters.prefix_queried_tokens += u64::from(sequence.len());
             self.counters.prefix_hit_tokens += u64::from(computed);
         }
+        if let Some(growth) = &mut draft.growth {
+            growth.add(sequence.len(), self.expected_growth(&sequence, 0));
+        }
         let running = Running { ticket, sequence, tables, computed, planned: computed, drawing: 0 };
-        let chunk = running.remaining().min(chunk_max).min(draft.tokens_left);
         let slot = self.slots.insert(running).expect("the caller saw a free slot");
         draft.admit.extend(self.slots.get(slot).map(|running| running.admission(slot)));
-        self.schedule(draft, slot, chunk);
+        let has_positions = self.schedule_chunk(draft, slot);
+        assert!(has_positions, "there was time for some");
         true
+    }
+
+    /// By how many tokens a request is expected to grow, as far as admission reckons with it.
+    pub(crate) fn expected_growth(&self, sequence: &Sequence, drawing: u32) -> u32 {
+        let generated = sequence.generated() + drawing;
+        let rest = self.outputs.expected_rest(generated, sequence.tokens_max);
+        (u64::from(rest) * u64::from(self.settings.kv_growth_percent) / 100) as u32
+    }
+
+    /// What is running, as it is expected to grow.
+    pub(crate) fn growth(&self) -> Growth {
+        Growth::of(self.slots.iter().map(|(_, running)| {
+            let rest = self.expected_growth(&running.sequence, running.drawing);
+            (running.expected_len(), rest)
+        }))
     }
 }

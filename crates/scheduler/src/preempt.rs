@@ -27,7 +27,7 @@ impl Scheduler {
         }
     }
 
-    fn preempt(&mut self, draft: &mut Draft, slot: SlotId) {
+    pub(crate) fn preempt(&mut self, draft: &mut Draft, slot: SlotId) {
         draft.preempted = true;
         self.counters.preemptions += 1;
         let Vacated { ticket, mut sequence } = self.vacate(slot).expect("the victim runs");

@@ -3,13 +3,15 @@
 use std::{collections::VecDeque, time::Duration};
 
 use kv::KvManager;
-use queue::{ServiceMeter, ServiceRate, WaitingQueue};
-use types::{ExecutorInfo, Fault, Request, RequestEvent, RequestId, SlotId, StepId};
+use queue::{Arrival, Policy, ServiceMeter, ServiceRate, WaitingQueue};
+use types::{ExecutorInfo, Fault, Request, RequestEvent, RequestId, Service, SlotId, StepId};
 
 use crate::{
     Error, Limits, Settings,
+    outputs::OutputLengths,
+    pace::Pace,
     plan::Flight,
-    sequence::{Running, Sequence},
+    sequence::{Running, Sequence, cost},
     slots::Slots,
 };
 
@@ -25,6 +27,11 @@ pub struct Scheduler {
     pub(crate) flights: VecDeque<Flight>,
     pub(crate) flights_max: usize,
     pub(crate) next_step: StepId,
+    /// When the last step ended.
+    pub(crate) committed: Duration,
+    pub(crate) policy: Box<dyn Policy>,
+    pub(crate) outputs: OutputLengths,
+    pub(crate) pace: Pace,
     pub(crate) meter: ServiceMeter,
     pub(crate) counters: Counters,
 }
@@ -54,6 +61,10 @@ impl Scheduler {
             flights: VecDeque::new(),
             flights_max: info.steps_in_flight_max.max(1) as usize,
             next_step: StepId(0),
+            committed: Duration::ZERO,
+            policy: settings.policy.start(&settings.tenant_weights),
+            outputs: OutputLengths::new(),
+            pace: Pace::new(settings.token_latency_target),
             meter: ServiceMeter::default(),
             counters: Counters::default(),
             settings,
@@ -65,19 +76,37 @@ impl Scheduler {
     pub fn submit(&mut self, request: Request, now: Duration) -> Result<(), Error> {
         let tokens_max =
             self.limits.check(&request.prompt, &request.sampling, request.tokens_max)?;
-        let (id, priority, rate) = (request.id, request.service.priority, self.meter.rate());
-        let key = self.kv.key(request.service.cache_salt.clone(), &request.prompt);
-        self.queue.push(id, priority, now, rate, Sequence::new(request, tokens_max, key))?;
+        let rate = self.meter.rate();
+        // A policy remembers whom it placed, so a refusal comes before.
+        self.queue.admits(rate)?;
+        let expected = self.outputs.expected_rest(0, tokens_max);
+        let cost = cost(request.prompt.len() as u32, expected);
+        let Service { priority, due, ref tenant, ref cache_salt } = request.service;
+        let key = self.kv.key(cache_salt.clone(), &request.prompt);
+        let place =
+            self.policy.place(&Arrival { now, priority, tenant: tenant.clone(), cost, due });
+        let id = request.id;
+        let sequence = Sequence::new(request, tokens_max, cost, key);
+        self.queue.push(id, place, now, rate, sequence)?;
         Ok(())
     }
 
     /// Forgets a request, wherever it is; what steps under way bring for it is dropped. Says whether it was there.
     pub fn abort(&mut self, id: RequestId) -> bool {
-        if let Some(slot) = self.slots.of(id) {
-            self.vacate(slot);
-            return true;
+        let vacated = self.slots.of(id).and_then(|slot| self.vacate(slot));
+        let waiting = || self.queue.remove(id).map(|(_, sequence)| sequence);
+        match vacated.map(|vacated| vacated.sequence).or_else(waiting) {
+            Some(sequence) => {
+                self.settle(&sequence);
+                true
+            }
+            None => false,
         }
-        self.queue.remove(id).is_some()
+    }
+
+    /// A request has ended, in whatever way: what it cost is known now.
+    fn settle(&mut self, sequence: &Sequence) {
+        self.policy.ended(&sequence.tenant, sequence.cost, sequence.real_cost());
     }
 
     /// Ends every request with `fault`.
@@ -101,8 +130,11 @@ impl Scheduler {
     pub(crate) fn drop_spoilt(&mut self, id: RequestId) {
         let slot = self.slots.of(id);
         match slot.and_then(|slot| self.slots.remove(slot)) {
-            Some(running) => self.kv.release_spoilt(running.tables),
-            None => drop(self.queue.remove(id)),
+            Some(Running { sequence, tables, .. }) => {
+                self.kv.release_spoilt(tables);
+                self.settle(&sequence);
+            }
+            None => drop(self.abort(id)),
         }
     }
 

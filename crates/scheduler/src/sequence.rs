@@ -16,6 +16,9 @@ pub(crate) struct Sequence {
     pub(crate) prompt_len: u32,
     pub(crate) tokens_max: u32,
     pub(crate) sampling: Arc<SamplingParams>,
+    pub(crate) tenant: Arc<str>,
+    /// What it was expected to cost when it came, as its policy was told.
+    pub(crate) cost: u64,
     /// What its blocks are found by.
     pub(crate) key: PrefixKey,
     /// Tokens of the prompt that were cached when it first got a slot.
@@ -29,11 +32,13 @@ pub(crate) struct Sequence {
 }
 
 impl Sequence {
-    pub(crate) fn new(request: Request, tokens_max: u32, key: PrefixKey) -> Self {
+    pub(crate) fn new(request: Request, tokens_max: u32, cost: u64, key: PrefixKey) -> Self {
         Self {
             prompt_len: request.prompt.len() as u32,
             tokens: request.prompt,
             tokens_max,
+            tenant: request.service.tenant,
+            cost,
             key,
             cached_tokens: 0,
             prompt_logprobs: PromptLogprobs::new(request.sampling.prompt_logprobs.is_some()),
@@ -55,6 +60,11 @@ impl Sequence {
     /// How many positions need not be computed if they are cached. The last one is, to draw what comes after it.
     pub(crate) fn skippable(&self) -> u32 {
         (self.len() - 1).min(self.prompt_logprobs.skippable())
+    }
+
+    /// What it has cost, as policies count it.
+    pub(crate) fn real_cost(&self) -> u64 {
+        cost(self.prompt_len - self.cached_tokens, self.generated())
     }
 
     /// Whether the token drawn last was the last one.
@@ -79,6 +89,11 @@ impl Sequence {
             queued_ms: queued.as_millis().try_into().unwrap_or(u64::MAX),
         }
     }
+}
+
+/// What a request costs, in tokens of a prompt. A token of an answer costs more: a step for itself.
+pub(crate) fn cost(prompt_tokens: u32, generated_tokens: u32) -> u64 {
+    u64::from(prompt_tokens) + 2 * u64::from(generated_tokens)
 }
 
 /// A request with a slot.

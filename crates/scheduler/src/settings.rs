@@ -1,5 +1,8 @@
 //! Settings of the scheduler.
 
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use queue::PolicyKind;
 use types::ExecutorInfo;
 
 use crate::Error;
@@ -15,11 +18,20 @@ pub struct Settings {
     pub running_max: u32,
     /// Most new requests waiting; the next one is refused.
     pub waiting_max: u32,
-    /// Share of the KV pool that admission leaves free for running requests to grow into, in percent. At least one
-    /// block for each running request is left in any case.
+    /// Share of the KV pool that admission leaves free beyond what it expects to be needed, in percent.
     pub kv_reserve_percent: u32,
+    /// How much of the growth that is expected of running requests admission leaves room for, in percent. At least one
+    /// block for each is left in any case.
+    pub kv_growth_percent: u32,
     /// Requests use what is cached of others that began alike, and of themselves when they are computed again.
     pub prefix_cache: bool,
+    /// Who is served first.
+    pub policy: PolicyKind,
+    /// The shares of tenants under the fair policy; 1 where nothing is said.
+    pub tenant_weights: BTreeMap<Arc<str>, u32>,
+    /// How long a step may take while requests wait for their next tokens: prompts get what is left of it. Without, a
+    /// step is as large as the limits above allow.
+    pub token_latency_target: Option<Duration>,
 }
 
 impl Default for Settings {
@@ -29,8 +41,12 @@ impl Default for Settings {
             prefill_chunk_max: 512,
             running_max: 256,
             waiting_max: 1024,
-            kv_reserve_percent: 5,
+            kv_reserve_percent: 2,
+            kv_growth_percent: 100,
             prefix_cache: true,
+            policy: PolicyKind::default(),
+            tenant_weights: BTreeMap::new(),
+            token_latency_target: Some(Duration::from_millis(100)),
         }
     }
 }

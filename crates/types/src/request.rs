@@ -1,6 +1,6 @@
 //! A generation request as the engine sees it, and what comes back.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::{Fault, RequestId, SamplingParams, TokenId, TokenLogprobs};
 
@@ -22,8 +22,10 @@ pub struct Request {
 /// How a request is served among others, as against what is generated for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
-    /// Lower is served first; equal priorities are served in order of arrival.
+    /// Lower is served first.
     pub priority: i32,
+    /// How long after its arrival the first token is due, if that is said.
+    pub due: Option<Duration>,
     /// On whose behalf it comes; empty is nobody in particular.
     pub tenant: Arc<str>,
     /// Only requests with the same salt may use what is cached of each other.

@@ -189,6 +189,24 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Most tokens of one prompt computed in one step. By default 512 on a CPU, and all of a step on a GPU.",
     ),
     setting(
+        "engine.policy",
+        "fair",
+        Kind::Choice(&["fair", "first-come", "priority", "shortest", "deadline"]),
+        "Who is served first. fair: tenants share by their weights, small requests before large ones, and nobody waits for ever. first-come: in order of arrival. priority: by the request's `priority`, and running ones give way. shortest: small requests first, with ageing. deadline: by the request's `first_token_due_ms`.",
+    ),
+    setting(
+        "engine.tenant_weights",
+        "",
+        Kind::List,
+        "Shares of tenants under the fair policy, as name=weight; 1 where nothing is said. A tenant is one of the keys (`key 1` is the first), else what the header x-tenant-id says, else the request's `user`.",
+    ),
+    setting(
+        "engine.token_latency_target_ms",
+        "100",
+        Kind::Integer(0, 60_000),
+        "How long a step may take while requests wait for their next tokens; prompts are computed in what is left of it, by measured times. 0 for no target.",
+    ),
+    setting(
         "engine.kv_cache_bytes",
         "",
         Kind::Bytes,

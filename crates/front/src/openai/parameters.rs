@@ -55,6 +55,7 @@ pub(super) struct Parameters {
     priority: Option<i32>,
     user: Option<String>,
     cache_salt: Option<String>,
+    first_token_due_ms: Option<i64>,
     response_format: Option<ResponseFormat>,
 }
 
@@ -184,6 +185,12 @@ impl Parameters {
             prompt_logprobs,
             wishes: Wishes {
                 priority: self.priority.unwrap_or(0),
+                first_token_due_ms: whole(
+                    "first_token_due_ms",
+                    self.first_token_due_ms,
+                    1,
+                    i64::from(u32::MAX),
+                )?,
                 user: short("user", self.user)?,
                 cache_salt: short("cache_salt", self.cache_salt)?,
             },

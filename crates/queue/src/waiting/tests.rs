@@ -6,11 +6,15 @@ use super::*;
 
 const RATE: ServiceRate = ServiceRate { served: 4, busy: Duration::from_secs(2) };
 
+fn class(class: i32) -> Place {
+    Place { class, tag: 0 }
+}
+
 #[test]
 fn classes_go_first_and_arrival_decides_within() {
     let mut queue = WaitingQueue::new(10);
     for (id, priority) in [(1, 0), (2, -1), (3, 0), (4, 5), (5, -1)] {
-        queue.push(RequestId(id), priority, Duration::ZERO, RATE, ()).unwrap();
+        queue.push(RequestId(id), class(priority), Duration::ZERO, RATE, ()).unwrap();
     }
     let order: Vec<u64> =
         std::iter::from_fn(|| queue.take_first()).map(|(ticket, ())| ticket.id.0).collect();
@@ -20,10 +24,10 @@ fn classes_go_first_and_arrival_decides_within() {
 #[test]
 fn a_returned_request_stands_before_later_ones_of_its_class_only() {
     let mut queue = WaitingQueue::new(10);
-    queue.push(RequestId(1), 0, Duration::ZERO, RATE, "first").unwrap();
+    queue.push(RequestId(1), class(0), Duration::ZERO, RATE, "first").unwrap();
     let (ticket, body) = queue.take_first().unwrap();
-    queue.push(RequestId(2), 0, Duration::ZERO, RATE, "second").unwrap();
-    queue.push(RequestId(3), -1, Duration::ZERO, RATE, "urgent").unwrap();
+    queue.push(RequestId(2), class(0), Duration::ZERO, RATE, "second").unwrap();
+    queue.push(RequestId(3), class(-1), Duration::ZERO, RATE, "urgent").unwrap();
     queue.put_back(ticket, body);
     queue.invariants();
     let order: Vec<&str> = queue.iter().map(|(_, body)| *body).collect();
@@ -33,9 +37,9 @@ fn a_returned_request_stands_before_later_ones_of_its_class_only() {
 #[test]
 fn the_limit_names_itself_and_the_wait() {
     let mut queue = WaitingQueue::new(2);
-    queue.push(RequestId(1), 0, Duration::ZERO, RATE, ()).unwrap();
-    queue.push(RequestId(2), 0, Duration::ZERO, RATE, ()).unwrap();
-    let full = queue.push(RequestId(3), -9, Duration::ZERO, RATE, ()).unwrap_err();
+    queue.push(RequestId(1), class(0), Duration::ZERO, RATE, ()).unwrap();
+    queue.push(RequestId(2), class(0), Duration::ZERO, RATE, ()).unwrap();
+    let full = queue.push(RequestId(3), class(-9), Duration::ZERO, RATE, ()).unwrap_err();
     assert_eq!(full, QueueFull { limit: 2, wait: Duration::from_millis(1500) });
     let fault = Fault::from(full);
     assert_eq!((fault.kind, fault.retry_after_ms), (FaultKind::Overloaded, Some(1500)));
@@ -45,13 +49,13 @@ fn the_limit_names_itself_and_the_wait() {
 #[test]
 fn returned_requests_do_not_count_against_the_limit() {
     let mut queue = WaitingQueue::new(1);
-    queue.push(RequestId(1), 0, Duration::ZERO, RATE, ()).unwrap();
+    queue.push(RequestId(1), class(0), Duration::ZERO, RATE, ()).unwrap();
     let (ticket, ()) = queue.take_first().unwrap();
-    queue.push(RequestId(2), 0, Duration::ZERO, RATE, ()).unwrap();
+    queue.push(RequestId(2), class(0), Duration::ZERO, RATE, ()).unwrap();
     queue.put_back(ticket, ());
     assert_eq!((queue.len(), queue.new_len()), (2, 1));
     queue.remove(RequestId(2)).unwrap();
-    queue.push(RequestId(3), 0, Duration::ZERO, RATE, ()).unwrap();
+    queue.push(RequestId(3), class(0), Duration::ZERO, RATE, ()).unwrap();
     queue.invariants();
 }
 
@@ -91,7 +95,7 @@ proptest! {
             match operation {
                 Operation::Push { priority } => {
                     let full = waiting.iter().filter(|(_, _, returned)| !returned).count() >= limit;
-                    let outcome = queue.push(RequestId(next), priority, Duration::ZERO, RATE, next);
+                    let outcome = queue.push(RequestId(next), class(priority), Duration::ZERO, RATE, next);
                     prop_assert_eq!(outcome.is_err(), full);
                     if !full {
                         waiting.push((priority, next, false));
@@ -107,7 +111,7 @@ proptest! {
                 }
                 Operation::PutBack { which } if !taken.is_empty() => {
                     let ticket = taken.swap_remove(which % taken.len());
-                    waiting.push((ticket.rank.priority, ticket.id.0, true));
+                    waiting.push((ticket.rank.place.class, ticket.id.0, true));
                     queue.put_back(ticket, ticket.id.0);
                 }
                 Operation::Remove { which } if !waiting.is_empty() => {

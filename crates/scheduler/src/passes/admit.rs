@@ -1,9 +1,10 @@
-//! Waiting requests that get a slot.
+//! Which waiting request gets a slot.
 //!
 //! In order: what does not fit is waited for, so that small requests cannot starve a large one. Only one whose
 //! beginning a running request is computing right now is passed by, since it is sooner done with that one's blocks.
 
-use types::RequestId;
+use kv::BlockPool;
+use queue::Ticket;
 
 use crate::{
     Scheduler,
@@ -14,23 +15,12 @@ use crate::{
 /// Most requests passed by: looking at each costs the step.
 const PASSED_BY_MAX: usize = 32;
 
-/// Starts waiting requests while there are budget, slots and blocks.
-pub(crate) fn admit(scheduler: &mut Scheduler, draft: &mut Draft) {
-    // Room that was just taken from a running request is not for a newcomer.
-    while draft.tokens_left > 0 && !draft.preempted {
-        let chunk_max = scheduler.settings.prefill_chunk_max;
-        if !next(scheduler).is_some_and(|id| scheduler.start(draft, id, chunk_max)) {
-            return;
-        }
-    }
-}
-
 /// The request whose turn it is, if there is room for it.
-fn next(scheduler: &Scheduler) -> Option<RequestId> {
+pub(crate) fn next(scheduler: &Scheduler, draft: &mut Draft) -> Option<Ticket> {
     let mut waiting = scheduler.queue.iter().take(PASSED_BY_MAX + 1);
     let (ticket, sequence) = waiting.find(|(_, sequence)| !is_sooner_later(scheduler, sequence))?;
-    let starts = sequence.probation.is_none() && has_room(scheduler, sequence);
-    starts.then_some(ticket.id)
+    let starts = sequence.probation.is_none() && has_room(scheduler, draft, sequence);
+    starts.then_some(*ticket)
 }
 
 /// Whether a request has its first token sooner if it waits until a running one has computed what both begin with.
@@ -53,20 +43,30 @@ fn is_sooner_later(scheduler: &Scheduler, sequence: &Sequence) -> bool {
     to_come.saturating_sub(found) >= (sequence.len() - found).div_ceil(2)
 }
 
-/// Whether a waiting request could get a slot and the blocks for all its tokens, leaving enough for the running ones to
-/// grow for a while: an admission that soon ends in a preemption is work lost.
-pub(crate) fn has_room(scheduler: &Scheduler, sequence: &Sequence) -> bool {
+/// Whether a waiting request could get a slot and the blocks for all its tokens, with enough left for it and the
+/// running ones to grow as answers do: an admission that ends in a preemption is work lost.
+pub(crate) fn has_room(scheduler: &Scheduler, draft: &mut Draft, sequence: &Sequence) -> bool {
     let running = scheduler.slots.len() as u32;
     if running >= scheduler.settings.running_max {
         return false;
     }
     let hit = scheduler.kv.find(&sequence.key, sequence.skippable());
-    scheduler.kv.pools().iter().enumerate().all(|(group, pool)| {
-        let percent = u64::from(scheduler.settings.kv_reserve_percent);
-        let share = (u64::from(pool.total()) * percent).div_ceil(100) as u32;
-        let reserve = if running == 0 { 0 } else { share.max(running) };
+    let needed = |(group, pool): (usize, &BlockPool)| {
         // What is found but held by nobody counts as free, and is needed.
-        let held = hit.held.get(group).copied().unwrap_or(0);
-        pool.blocks_for(sequence.len()) - held + reserve <= pool.free()
+        pool.blocks_for(sequence.len()) - hit.held.get(group).copied().unwrap_or(0)
+    };
+    let mut pools = scheduler.kv.pools().iter().enumerate();
+    if running == 0 {
+        return pools.all(|pool| needed(pool) <= pool.1.free());
+    }
+    let growth = draft.growth.get_or_insert_with(|| scheduler.growth());
+    let growth = growth.with(sequence.len(), scheduler.expected_growth(sequence, 0));
+    pools.all(|(group, pool)| {
+        let needed = needed((group, pool));
+        let percent = u64::from(scheduler.settings.kv_reserve_percent);
+        let reserve = (u64::from(pool.total()) * percent).div_ceil(100) as u32;
+        let peak = growth.peak_blocks(pool, pool.total() - pool.free() + needed);
+        // Whatever is expected, each gets its next block.
+        needed + running <= pool.free() && peak.saturating_add(reserve) <= pool.total()
     })
 }

@@ -8,8 +8,10 @@ pub(crate) fn decode(scheduler: &mut Scheduler, draft: &mut Draft) {
     for slot in scheduler.slots.in_order() {
         // One that gave way to an earlier one has no slot any more.
         let Some(running) = scheduler.slots.get(slot) else { continue };
+        let position = running.planned;
         if running.remaining() == 1 && scheduler.make_room(draft, slot) {
             scheduler.schedule(draft, slot, 1);
+            draft.pace.add_token(position);
         }
     }
 }

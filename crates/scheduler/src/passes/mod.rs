@@ -1,14 +1,16 @@
 //! The passes that put a step together, in the order in which they run.
 //!
 //! Each walks requests in order of rank and hands out positions of the step's budget. A running request that needs one
-//! position gets it before any prompt is considered, so prompts never hold up tokens.
+//! position gets it before any prompt is considered, and prompts get no more than the time that is left (see
+//! `pace.rs`), so prompts never hold up tokens.
 
 mod admit;
 mod decode;
-mod prefill;
+mod make_way;
 mod probation;
+mod prompts;
 
-pub(crate) use admit::admit;
 pub(crate) use decode::decode;
-pub(crate) use prefill::prefill;
+pub(crate) use make_way::make_way;
 pub(crate) use probation::{is_probation_due, probation};
+pub(crate) use prompts::prompts;

@@ -7,34 +7,33 @@
 use types::{RequestId, SlotId};
 
 use super::admit::has_room;
-use crate::{Scheduler, plan::Draft, sequence::Running};
+use crate::{Scheduler, plan::Draft};
 
 /// Gives the step to a request on probation, if there is one that can run. Says whether it did.
 pub(crate) fn probation(scheduler: &mut Scheduler, draft: &mut Draft) -> bool {
-    if let Some((slot, running)) = suspect(scheduler) {
-        let count = running.remaining().min(draft.tokens_left);
+    if let Some(slot) = suspect(scheduler) {
         // The position that the lost step was to compute may be one whose token is only known now, without a block yet.
         let still_runs = scheduler.make_room(draft, slot);
         if still_runs {
-            scheduler.schedule(draft, slot, count);
+            scheduler.schedule_chunk(draft, slot);
         }
         return still_runs;
     }
-    let whole = draft.tokens_left;
-    next(scheduler).is_some_and(|id| scheduler.start(draft, id, whole))
+    next(scheduler, draft).is_some_and(|id| scheduler.start(draft, id))
 }
 
 /// Whether the next step goes to a request on probation. Such a step is under way alone, or nobody could tell which of
 /// two steps failed.
-pub(crate) fn is_probation_due(scheduler: &Scheduler) -> bool {
-    suspect(scheduler).is_some() || next(scheduler).is_some()
+pub(crate) fn is_probation_due(scheduler: &Scheduler, draft: &mut Draft) -> bool {
+    suspect(scheduler).is_some() || next(scheduler, draft).is_some()
 }
 
-fn suspect(scheduler: &Scheduler) -> Option<(SlotId, &Running)> {
-    scheduler.slots.iter().find(|(_, running)| running.sequence.probation.is_some())
+fn suspect(scheduler: &Scheduler) -> Option<SlotId> {
+    let mut running = scheduler.slots.iter();
+    running.find(|(_, running)| running.sequence.probation.is_some()).map(|(slot, _)| slot)
 }
 
-fn next(scheduler: &Scheduler) -> Option<RequestId> {
+fn next(scheduler: &Scheduler, draft: &mut Draft) -> Option<RequestId> {
     let (ticket, sequence) = scheduler.queue.first()?;
-    (sequence.probation.is_some() && has_room(scheduler, sequence)).then_some(ticket.id)
+    (sequence.probation.is_some() && has_room(scheduler, draft, sequence)).then_some(ticket.id)
 }

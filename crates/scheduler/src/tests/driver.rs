@@ -11,7 +11,7 @@ use types::{
 };
 
 use crate::{
-    Error, Scheduler, Settings,
+    Error, PolicyKind, Scheduler, Settings,
     testing::{FakeModel, expected_output},
 };
 
@@ -72,7 +72,11 @@ pub(super) fn settings() -> Settings {
         running_max: 8,
         waiting_max: 100,
         kv_reserve_percent: 0,
-        prefix_cache: true,
+        // As many as fit run at once and give way to each other.
+        kv_growth_percent: 0,
+        policy: PolicyKind::Priority,
+        token_latency_target: None,
+        ..Settings::default()
     }
 }
 

@@ -11,7 +11,7 @@ use super::driver::{
     Driver, FAILING, POISON, VOCAB_SIZE, executor, expected, prompt, request, settings,
 };
 use crate::{
-    Error, Refusal, Scheduler, Settings,
+    Error, PolicyKind, Refusal, Scheduler, Settings,
     testing::{expected_output, logprobs_of},
 };
 
@@ -135,6 +135,54 @@ fn admission_leaves_room_to_grow() {
     assert_eq!(first.admit.len(), 3, "3 x 4 blocks, then the 4 in reserve: {first}");
     driver.run();
     assert_eq!(driver.scheduler.counters().preemptions, 0);
+}
+
+#[test]
+fn admission_reckons_with_growth() {
+    // 10 blocks of 4: two requests of 8 tokens that grow to 20 each need 10, three need 15.
+    let settings = Settings { kv_growth_percent: 100, ..settings() };
+    let mut driver = Driver::new(executor(10), settings);
+    for id in 0..3 {
+        driver.submit(id, prompt(id, 8), 12);
+    }
+    let first = driver.step().unwrap();
+    assert_eq!(first.admit.len(), 2, "{first}");
+    driver.run();
+    assert_eq!(driver.scheduler.counters().preemptions, 0);
+}
+
+#[test]
+fn a_short_prompt_that_comes_later_goes_before_a_long_one_under_way() {
+    let settings = Settings { step_tokens_max: 8, policy: PolicyKind::Fair, ..settings() };
+    let mut driver = Driver::new(executor(100), settings);
+    driver.submit(1, prompt(1, 100), 1);
+    driver.step();
+    driver.submit(2, prompt(2, 6), 1);
+    let plan = driver.step().unwrap().to_string();
+    assert_eq!(plan, "step 1: +s1[6] s1@0..6* s0@8..10");
+    driver.run();
+    for (id, len) in [(1, 100), (2, 6)] {
+        assert_eq!(driver.stream(id).tokens, expected(id, &prompt(id, len), 1));
+    }
+}
+
+#[test]
+fn a_class_that_preempts_finds_room() {
+    for (policy, preemptions) in [(PolicyKind::Priority, 1), (PolicyKind::Fair, 0)] {
+        let mut driver =
+            Driver::new(executor(32), Settings { running_max: 2, policy, ..settings() });
+        driver.submit(1, prompt(1, 4), 10);
+        driver.submit(2, prompt(2, 4), 10);
+        driver.step();
+        let mut urgent = request(3, prompt(3, 4), 10);
+        urgent.service.priority = -1;
+        driver.submit_request(urgent).unwrap();
+        driver.run();
+        assert_eq!(driver.scheduler.counters().preemptions, preemptions, "{policy:?}");
+        for id in 1..=3 {
+            assert_eq!(driver.stream(id).tokens, expected(id, &prompt(id, 4), 10));
+        }
+    }
 }
 
 #[test]

@@ -1,0 +1,91 @@
+//! Who is served first.
+//!
+//! A policy places a request once, when it arrives. Waiting makes no difference to the order between two requests, so
+//! ageing is part of the place: later arrivals get later places, however small they are.
+
+mod deadline;
+mod fair;
+mod first_come;
+mod priority;
+mod shortest;
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use crate::Place;
+
+/// A request may be overtaken by later ones with this many times its own cost, of each tenant where these share, and by
+/// no more: the price of letting small ones go first.
+const OVERTAKEN_COSTS_MAX: u64 = 4;
+
+/// A request as a policy sees it when it arrives.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// When.
+    pub now: Duration,
+    /// Lower goes first, where the policy has classes.
+    pub priority: i32,
+    /// On whose behalf.
+    pub tenant: Arc<str>,
+    /// What it is expected to cost, in tokens of a prompt.
+    pub cost: u64,
+    /// How long after its arrival its first token is due.
+    pub due: Option<Duration>,
+}
+
+/// An order of service.
+pub trait Policy: fmt::Debug + Send {
+    /// Where a request goes that arrives now.
+    fn place(&mut self, arrival: &Arrival) -> Place;
+
+    /// A request that was placed so left the queue for the first time.
+    fn started(&mut self, _place: Place, _tenant: &Arc<str>, _cost: u64) {}
+
+    /// A request ended that was expected to cost something and did cost something.
+    fn ended(&mut self, _tenant: &Arc<str>, _expected: u64, _real: u64) {}
+
+    /// Whether a running request gives way to a waiting one of a lower class.
+    fn preempts_classes(&self) -> bool {
+        false
+    }
+}
+
+/// The policies there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PolicyKind {
+    /// In order of arrival; see `first_come.rs`.
+    FirstCome,
+    /// By priority, and a lower one makes room for itself; see `priority.rs`.
+    Priority,
+    /// Tenants share by their weights, small requests before large ones, with ageing; see `fair.rs`.
+    #[default]
+    Fair,
+    /// The smallest first, with ageing; see `shortest.rs`.
+    Shortest,
+    /// By when the first token is due; see `deadline.rs`.
+    Deadline,
+}
+
+impl PolicyKind {
+    /// All of them, with the names that settings use.
+    pub const NAMES: [(&'static str, Self); 5] = [
+        ("first-come", Self::FirstCome),
+        ("priority", Self::Priority),
+        ("fair", Self::Fair),
+        ("shortest", Self::Shortest),
+        ("deadline", Self::Deadline),
+    ];
+
+    /// A policy that has seen no request. `weights` are the tenants' shares, 1 where nothing is said.
+    pub fn start(self, weights: &BTreeMap<Arc<str>, u32>) -> Box<dyn Policy> {
+        match self {
+            Self::FirstCome => Box::new(first_come::FirstCome),
+            Self::Priority => Box::new(priority::Priority),
+            Self::Fair => Box::new(fair::Fair::new(weights.clone())),
+            Self::Shortest => Box::new(shortest::Shortest::default()),
+            Self::Deadline => Box::new(deadline::Deadline),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
