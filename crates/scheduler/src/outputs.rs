@@ -4,7 +4,7 @@
 const BUCKETS_PER_DOUBLING: usize = 4;
 const BUCKETS: usize = 24 * BUCKETS_PER_DOUBLING;
 /// What is assumed before anything has ended, with the weight of one answer.
-const LENGTH_ASSUMED: u32 = 256;
+pub(crate) const LENGTH_ASSUMED: u32 = 256;
 /// What the weight of an answer is multiplied with when the next one ends: the last few hundred count.
 const WEIGHT_KEPT: f64 = 0.996;
 

@@ -8,7 +8,7 @@ use types::{ExecutorInfo, Fault, Request, RequestEvent, RequestId, Service, Slot
 
 use crate::{
     Error, Limits, Settings,
-    outputs::OutputLengths,
+    outputs::{LENGTH_ASSUMED, OutputLengths},
     pace::Pace,
     plan::Flight,
     sequence::{Running, Sequence, cost},
@@ -79,8 +79,8 @@ impl Scheduler {
         let rate = self.meter.rate();
         // A policy remembers whom it placed, so a refusal comes before.
         self.queue.admits(rate)?;
-        let expected = self.outputs.expected_rest(0, tokens_max);
-        let cost = cost(request.prompt.len() as u32, expected);
+        // Not by what answers are measured to be: places given at different times could not be compared.
+        let cost = cost(request.prompt.len() as u32, tokens_max.min(LENGTH_ASSUMED));
         let Service { priority, due, ref tenant, ref cache_salt } = request.service;
         let key = self.kv.key(cache_salt.clone(), &request.prompt);
         let place =
@@ -184,6 +184,11 @@ impl Scheduler {
     /// Counts since the start.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// What each request must keep to.
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// The settings that hold, after the executor's limits.

@@ -14,8 +14,9 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use crate::Place;
 
 /// A request may be overtaken by later ones with this many times its own cost, of each tenant where these share, and by
-/// no more: the price of letting small ones go first.
-const OVERTAKEN_COSTS_MAX: u64 = 4;
+/// no more: the price of letting small ones go first. With less, several large ones that have waited long enough stand
+/// in the way of all small ones as soon as the device is nearly busy.
+const OVERTAKEN_COSTS_MAX: u64 = 16;
 
 /// A request as a policy sees it when it arrives.
 #[derive(Clone, Debug)]

@@ -122,12 +122,12 @@ fn tenants_share_by_their_weights_whatever_they_ask_for() {
     for _ in 0..1000 {
         server.arrive(job("a", 100));
     }
-    for _ in 0..1000 {
+    for _ in 0..6000 {
         server.arrive(job("b", 10));
         server.arrive(job("c", 20));
     }
     let mut served: BTreeMap<Arc<str>, u64> = BTreeMap::new();
-    while server.served < 20_000 {
+    while server.served < 100_000 {
         let before = server.served;
         let (_, tenant, _) = server.serve().unwrap();
         *served.entry(tenant).or_default() += server.served - before;
