@@ -111,7 +111,8 @@ impl Compiler {
         if unsafe { result::compile_program(program.0, options) }.is_err() {
             // SAFETY: the program is alive.
             let log = unsafe { result::get_program_log(program.0) }.unwrap_or_default();
-            let log: Vec<u8> = log.into_iter().map(|byte| byte as u8).collect();
+            // A C character is signed on some machines.
+            let log: Vec<u8> = log.into_iter().flat_map(|byte| byte.to_ne_bytes()).collect();
             let text = CStr::from_bytes_until_nul(&log).map(|text| text.to_string_lossy());
             return Err(failed(text.map_or_else(|_| "no log".to_owned(), |text| text.into())));
         }

@@ -61,6 +61,10 @@ impl<L: Lanes, E: KvElement> Products<L, E> for Floats {
 }
 
 /// Pairs of bfloat16 values, for keys and values stored as such: queries and weights are rounded to bfloat16.
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "only x86-64 has a rung that multiplies pairs")
+)]
 pub(super) struct Bf16Pairs;
 
 impl<L: PairDots> Products<L, u16> for Bf16Pairs {

@@ -197,6 +197,10 @@ pub(crate) trait Dots: Lanes {
 }
 
 /// Products of bfloat16 values, two at a time.
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "only x86-64 has a rung that multiplies pairs")
+)]
 pub(crate) trait PairDots: Lanes {
     /// Sixteen pairs.
     type Pairs: Copy;
@@ -213,6 +217,10 @@ pub(crate) trait PairDots: Lanes {
 }
 
 /// A kernel body for rungs with [`PairDots`]. `run` must be `#[inline(always)]`.
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "only x86-64 has a rung that multiplies pairs")
+)]
 pub(crate) trait PairKernel {
     fn run<L: Lanes + Dots + PairDots>(self);
 }
