@@ -32,8 +32,11 @@ pub struct Compiler {
     cache: Option<PathBuf>,
 }
 
-/// What the sources of all kernels share; it takes the place of `#include "common.cuh"`.
-const COMMON: &str = include_str!("kernels/common.cuh");
+/// What sources share, by the name by which they include it.
+const HEADERS: [(&str, &str); 2] = [
+    ("common.cuh", include_str!("kernels/common.cuh")),
+    ("attention.cuh", include_str!("kernels/attention/attention.cuh")),
+];
 
 impl Compiler {
     /// A compiler for an architecture such as `90a`; compiled code is kept in the folder, if one is given.
@@ -77,7 +80,10 @@ impl Compiler {
     fn compile_one(&self, unit: &Unit) -> Result<Vec<u8>, Error> {
         let mut options = self.options.clone();
         options.extend(unit.macros.iter().map(|(name, value)| format!("-D{name}={value}")));
-        let source = unit.source.replacen("#include \"common.cuh\"", COMMON, 1);
+        let include = |source: String, (name, text): (&str, &str)| {
+            source.replacen(&format!("#include \"{name}\""), text, 1)
+        };
+        let source = HEADERS.into_iter().fold(unit.source.to_owned(), include);
         let cached = self.cache.as_ref().map(|folder| {
             let mut hash = Sha256::new();
             hash.update(format!("{:?} {options:?} ", self.version));

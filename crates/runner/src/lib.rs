@@ -3,6 +3,7 @@
 
 mod cpu;
 mod cuda;
+mod limits;
 mod sampling;
 mod slot;
 

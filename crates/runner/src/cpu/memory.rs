@@ -4,7 +4,7 @@ use kernels::attention::{BLOCK_TOKENS, KvShape};
 use models::{DecoderSpec, Program, RowKind};
 
 use super::{KvBudget, RunnerOptions};
-use crate::Error;
+use crate::{Error, limits::Limits};
 
 /// Rows of logits computed together at most; more outputs than this take several passes over the head.
 const OUTPUT_ROWS_MAX: usize = 64;
@@ -19,26 +19,9 @@ pub(super) struct MemoryPlan {
 
 impl MemoryPlan {
     pub(super) fn new(spec: &DecoderSpec, options: &RunnerOptions) -> Result<Self, Error> {
-        let positive = [
-            ("step_tokens_max", options.step_tokens_max),
-            ("slots_max", options.slots_max),
-            ("context_max", options.context_max.unwrap_or(1)),
-        ];
-        for (setting, value) in positive {
-            if value == 0 {
-                let problem = "it must be at least 1";
-                return Err(Error::Setting { setting, value: 0, problem });
-            }
-        }
-        let model_context = u32::try_from(spec.context_max).unwrap_or(u32::MAX);
-        let context_max = options.context_max.unwrap_or(model_context);
-        if context_max > model_context {
-            return Err(Error::Setting {
-                setting: "context_max",
-                value: u64::from(context_max),
-                problem: "it is more than the model was made for",
-            });
-        }
+        let &RunnerOptions { step_tokens_max, slots_max, context_max, .. } = options;
+        let context_max =
+            Limits { step_tokens_max, slots_max, context_max }.context_max(spec.context_max)?;
         let block = KvShape {
             blocks: 1,
             kv_heads: spec.kv_heads,

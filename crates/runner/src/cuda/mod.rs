@@ -45,6 +45,7 @@ pub use self::{
 };
 use crate::{
     Error,
+    limits::Limits,
     sampling::{sample, token_logprobs},
 };
 
@@ -115,7 +116,9 @@ impl CudaRunner {
         let spec = &model.spec;
         let gpu = model.gpu().clone();
         model.stream.make_current()?;
-        let context_max = context_max(spec.context_max, options)?;
+        let &CudaOptions { step_tokens_max, slots_max, context_max, .. } = options;
+        let context_max =
+            Limits { step_tokens_max, slots_max, context_max }.context_max(spec.context_max)?;
         let work = Workspace::new(&model, options)?;
         let slots_max = options.slots_max as usize;
         let table_entries = slots_max * (context_max as usize).div_ceil(BLOCK_TOKENS);
@@ -383,29 +386,6 @@ fn outputs_on_gpu(walker: &mut Walker, model: &CudaModel, views: &Views) -> Resu
         walker.profiler.mark(&model.stream, Family::Sampling)?;
     }
     Ok(())
-}
-
-fn context_max(of_model: usize, options: &CudaOptions) -> Result<u32, Error> {
-    let positive = [
-        ("step_tokens_max", options.step_tokens_max),
-        ("slots_max", options.slots_max),
-        ("context_max", options.context_max.unwrap_or(1)),
-    ];
-    for (setting, value) in positive {
-        if value == 0 {
-            return Err(Error::Setting { setting, value: 0, problem: "it must be at least 1" });
-        }
-    }
-    let of_model = u32::try_from(of_model).unwrap_or(u32::MAX);
-    let context_max = options.context_max.unwrap_or(of_model);
-    if context_max > of_model {
-        return Err(Error::Setting {
-            setting: "context_max",
-            value: u64::from(context_max),
-            problem: "it is more than the model was made for",
-        });
-    }
-    Ok(context_max)
 }
 
 fn empty(id: StepId) -> StepOutcome {

@@ -28,7 +28,7 @@
 // Papers: Milakov and Gimelshein 2018 (running softmax), Dao et al. 2022 and 2023 (FlashAttention and its split of work
 // among warps), Kwon et al. 2023 (pages), Ainslie et al. 2023 (grouped heads).
 
-#include <cuda_bf16.h>
+#include "attention.cuh"
 
 #ifndef WARPS
 #define WARPS (HEAD_DIM > 128 ? 8 : 4)
@@ -39,9 +39,6 @@
 #ifndef KEY_TILE
 #define KEY_TILE (HEAD_DIM > 80 && HEAD_DIM <= 128 ? 32 : 64)
 #endif
-
-typedef __nv_bfloat16 bf16;
-typedef unsigned int u32;
 
 // What the planner writes: two groups of four numbers, each read at once.
 struct Task {
@@ -54,7 +51,6 @@ struct Task {
     int unused[2];
 };
 
-constexpr int BLOCK_TOKENS = 16;
 constexpr int THREADS = WARPS * 32;
 constexpr int WARP_ROWS = 16 * ROW_TILES;
 constexpr int QUERY_TILE = WARP_ROWS * WARPS;
@@ -63,66 +59,12 @@ constexpr int STEPS = HEAD_DIM / 16;
 constexpr int CHUNKS = HEAD_DIM / 8;
 // A row is 16 bytes longer than its values, so that eight rows at one column lie in different banks.
 constexpr int ROW_BYTES = 2 * HEAD_DIM + 16;
-constexpr float LOG2_E = 1.4426950408889634f;
-// The score of a position that is not seen: minus infinity.
-#define NOTHING __int_as_float(0xff800000)
 static_assert(KEY_TILE * CHUNKS % THREADS == 0 && QUERY_TILE * CHUNKS % THREADS == 0, "copies must divide evenly");
-
-__device__ __forceinline__ void wait_for_previous_kernel() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-__device__ __forceinline__ void let_next_kernel_start() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
-__device__ __forceinline__ float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-__device__ __forceinline__ float tanh_of(float x) {
-    return 1.0f - __fdividef(2.0f, 1.0f + exp2_fast(x * (2.0f * LOG2_E)));
-}
-
-__device__ __forceinline__ u32 pack(float low, float high) {
-    u32 both;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-    return both;
-}
-
-// 16 bytes to shared memory, or 16 zeros.
-__device__ __forceinline__ void copy_chunk(u32 to, const void* from, bool present) {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
-                 :: "r"(to), "l"(from), "r"(present ? 16 : 0) : "memory");
-}
 
 // Waits for all copies of all threads; afterwards nobody reads what it read before.
 __device__ __forceinline__ void finish_copies() {
     asm volatile("cp.async.wait_all;" ::: "memory");
     __syncthreads();
-}
-
-__device__ __forceinline__ void load_matrices(u32 (&a)[4], u32 from) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3]) : "r"(from) : "memory");
-}
-
-__device__ __forceinline__ void load_transposed(u32 (&a)[4], u32 from) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3]) : "r"(from) : "memory");
-}
-
-__device__ __forceinline__ void multiply(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-                 "{%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 // Starts the copy of a tile of keys or values; each of the first lanes of a warp holds the block of one of its pages.

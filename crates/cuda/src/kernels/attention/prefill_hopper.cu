@@ -32,7 +32,7 @@
 // Papers: Shah et al. 2024 (FlashAttention-3: roles of warpgroups, softmax under products), Dao 2023, Milakov and
 // Gimelshein 2018 (running softmax), Kwon et al. 2023 (pages), Ainslie et al. 2023 (grouped heads).
 
-#include <cuda_bf16.h>
+#include "attention.cuh"
 
 #ifndef CONSUMERS
 #define CONSUMERS 2
@@ -50,8 +50,6 @@
 #define VALUE_STAGES (HEAD_DIM > 128 ? 2 : 3)
 #endif
 
-typedef __nv_bfloat16 bf16;
-typedef unsigned int u32;
 typedef unsigned long long u64;
 
 struct alignas(64) TensorMap {
@@ -69,7 +67,6 @@ struct Task {
     int unused[2];
 };
 
-constexpr int BLOCK_TOKENS = 16;
 constexpr int QUERY_TILE = 64 * CONSUMERS;
 constexpr int TILE_BLOCKS = KEY_TILE / BLOCK_TOKENS;
 constexpr int STEPS = HEAD_DIM / 16;
@@ -84,31 +81,6 @@ constexpr int UNIT_STAGES = 2;
 constexpr int LOADERS = 64;
 constexpr int COPY_REGISTERS = CONSUMERS == 2 ? 40 : 56;
 constexpr int COMPUTE_REGISTERS = CONSUMERS == 2 ? 232 : 152;
-constexpr float LOG2_E = 1.4426950408889634f;
-// The score of a position that is not seen: minus infinity.
-#define NOTHING __int_as_float(0xff800000)
-
-__device__ __forceinline__ float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-__device__ __forceinline__ float tanh_of(float x) {
-    return 1.0f - __fdividef(2.0f, 1.0f + exp2_fast(x * (2.0f * LOG2_E)));
-}
-
-__device__ __forceinline__ u32 pack(float low, float high) {
-    u32 both;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-    return both;
-}
-
-// 16 bytes to shared memory, or 16 zeros.
-__device__ __forceinline__ void copy_chunk(u32 to, const void* from, bool present) {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
-                 :: "r"(to), "l"(from), "r"(present ? 16 : 0) : "memory");
-}
 
 __device__ __forceinline__ void copy_page(u32 to, const TensorMap* map, int column, int row, u32 barrier) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
