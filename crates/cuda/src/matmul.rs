@@ -66,7 +66,7 @@ impl Operands<'_> {
 /// Scratch memory that the library's algorithms may use.
 const WORKSPACE_BYTES: usize = 64 << 20;
 /// Guesses that `tune` measures.
-const CANDIDATES: usize = 24;
+const CANDIDATES: usize = 8;
 
 /// Multiplies matrices in one stream.
 #[derive(Debug)]
