@@ -57,6 +57,12 @@ pub(crate) fn command() -> Command {
                 .args(cpu_arguments())
                 .arg(model_argument()),
         )
+        .subcommand(
+            Command::new("sharing")
+                .about("What requests do to one another: a long prompt, a second turn, tenants")
+                .args(cpu_arguments())
+                .arg(model_argument()),
+        )
         .subcommand(gen_model())
 }
 

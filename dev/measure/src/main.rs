@@ -10,6 +10,7 @@ mod model;
 mod perplexity;
 mod random;
 mod report;
+mod requests;
 mod roofline;
 mod shape;
 mod timing;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         Some(("kernels", matches)) => kernels::run(matches),
         Some(("model", matches)) => model::run(matches),
         Some(("perplexity", matches)) => perplexity::run(matches),
+        Some(("sharing", matches)) => model::sharing::run(matches),
         _ => unreachable!("a subcommand is required, and these are all"),
     };
     match result {

@@ -1,19 +1,15 @@
 //! Requests given to an engine all at once.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
-    time::Instant,
-};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use engine::{EngineHandle, NewRequest};
-use types::{RequestEvent, SamplingParams, Service};
+use types::{SamplingParams, Service};
 
-use crate::model::streams::prompt;
+use crate::{
+    model::streams::prompt,
+    requests::{fresh_salt, run},
+};
 
 /// Requests of one shape.
 #[derive(Clone, Copy)]
@@ -34,44 +30,22 @@ pub(crate) struct Seen {
     pub(crate) between_s: f64,
 }
 
-/// Sends all requests and reads each in a thread of its own.
+/// Sends all requests at once.
 pub(crate) fn run_wave(handle: &EngineHandle, wave: Wave) -> Result<Seen> {
-    // Nothing is found in the prefix cache: what is timed is computing.
-    static WAVES: AtomicUsize = AtomicUsize::new(0);
-    let salt: Arc<str> = WAVES.fetch_add(1, Ordering::Relaxed).to_string().into();
-    let begun = Instant::now();
-    let arrivals: Result<Vec<Vec<f64>>> = thread::scope(|scope| {
-        let mut readers = Vec::new();
-        for stream in 0..wave.count {
-            let mut generation = handle.submit(NewRequest {
-                prompt: prompt(wave.vocab_size, stream + wave.prompt_tokens, wave.prompt_tokens),
-                sampling: SamplingParams::greedy(),
-                tokens_max: wave.output_tokens as u32,
-                service: Service { cache_salt: salt.clone(), ..Service::default() },
-            })?;
-            readers.push(scope.spawn(move || {
-                let mut arrivals = Vec::new();
-                while let Some(event) = generation.next_blocking() {
-                    match event {
-                        RequestEvent::Token { .. } => arrivals.push(begun.elapsed().as_secs_f64()),
-                        RequestEvent::Failed(fault) => bail!("a request failed: {fault}"),
-                        RequestEvent::Prefilled { .. }
-                        | RequestEvent::Finished { .. }
-                        | RequestEvent::PromptLogprobs(_) => {}
-                    }
-                }
-                Ok(arrivals)
-            }));
-        }
-        let joined = readers
-            .into_iter()
-            .map(|reader| reader.join().ok().context("a thread that read a request panicked")?);
-        joined.collect()
-    });
-    let arrivals = arrivals?;
+    // What is timed is computing, and not finding.
+    let service = Service { cache_salt: fresh_salt(), ..Service::default() };
+    let request = |stream: usize| NewRequest {
+        prompt: prompt(wave.vocab_size, stream + wave.prompt_tokens, wave.prompt_tokens),
+        sampling: SamplingParams::greedy(),
+        tokens_max: wave.output_tokens as u32,
+        service: service.clone(),
+    };
+    let requests = (0..wave.count).map(|stream| (Duration::ZERO, request(stream))).collect();
+    let answers = run(handle, requests)?;
+    let arrivals: Vec<&[f64]> = answers.iter().map(|answer| &answer.at_s[..]).collect();
     let first_s: Vec<f64> =
         arrivals.iter().filter_map(|arrivals| arrivals.first().copied()).collect();
-    let whole_s = arrivals.iter().flatten().copied().fold(0.0, f64::max);
+    let whole_s = arrivals.iter().copied().flatten().copied().fold(0.0, f64::max);
     let all_begun_s = first_s.iter().copied().fold(0.0, f64::max);
     let mut between: Vec<f64> = arrivals
         .iter()

@@ -1,33 +1,32 @@
 //! The model behind the real engine, in this process: scheduling, streams and threads included, HTTP not.
 
-use std::{
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, Result, bail};
-use engine::{Engine, EngineSettings, NewRequest, SchedulerSettings};
+use anyhow::Result;
+use device::cpu::Cpu;
+use engine::{Engine, EngineHandle, EngineSettings, NewRequest, SchedulerSettings};
 use kernels::attention::KvFormat;
+use models::Model;
 use serde_json::{Value, json};
 use telemetry::EngineMetrics;
-use types::{Executor, Fault, RequestEvent, SamplingParams, Service};
+use types::{Executor, Fault, SamplingParams, Service};
 
 use super::{
     load::{STEP_TOKENS_MAX, runner},
     speed::{Bench, LEFT_OUT_S},
     streams::prompt,
 };
-use crate::{report::seconds, timing::percentile};
+use crate::{
+    report::seconds,
+    requests::{self, Answer},
+    timing::percentile,
+};
 
 const STREAMS: usize = 32;
 const PROMPT_TOKENS: usize = 128;
 const OUTPUT_TOKENS: u32 = 128;
 
-/// When a request got its tokens, from the moment all were sent.
-type Arrivals = Vec<Duration>;
-
-/// Sends requests all at once and reads each in a thread of its own. What the runner alone reached, in tokens per
+/// Sends requests all at once. What the runner alone reached, in tokens per
 /// second, tells how long that may take.
 pub(crate) fn run(bench: &Bench, (prefill_tokens_s, decode_tokens_s): (f64, f64)) -> Result<Value> {
     let context = PROMPT_TOKENS + OUTPUT_TOKENS as usize;
@@ -39,9 +38,32 @@ pub(crate) fn run(bench: &Bench, (prefill_tokens_s, decode_tokens_s): (f64, f64)
         println!("engine: left out, it needs a context of {context} tokens and about {expected}\n");
         return Ok(Value::Null);
     }
-    let (cpu, model) = (Arc::clone(&bench.cpu), Arc::clone(&bench.model));
+    let (engine, handle) = start(&bench.cpu, &bench.model, (STREAMS, context))?;
+    let vocab_size = bench.model.spec.vocab_size;
+    // Greedy, as servers are loaded, so that the two can be compared.
+    let request = |stream| NewRequest {
+        prompt: prompt(vocab_size, stream, PROMPT_TOKENS),
+        sampling: SamplingParams::greedy(),
+        tokens_max: OUTPUT_TOKENS,
+        service: Service::default(),
+    };
+    let answers = requests::run(
+        &handle,
+        (0..STREAMS).map(|stream| (Duration::ZERO, request(stream))).collect(),
+    );
+    engine.shutdown();
+    Ok(report(&answers?))
+}
+
+/// The engine with a runner for so many requests of so many positions.
+pub(crate) fn start(
+    cpu: &Arc<Cpu>,
+    model: &Arc<Model>,
+    (slots, context): (usize, usize),
+) -> Result<(Engine, EngineHandle)> {
+    let (cpu, model) = (Arc::clone(cpu), Arc::clone(model));
     let factory = move || -> Result<Box<dyn Executor>, Fault> {
-        let runner = runner(&cpu, &model, (STREAMS, context), KvFormat::Bf16);
+        let runner = runner(&cpu, &model, (slots, context), KvFormat::Bf16);
         let runner = runner.map_err(|error| Fault::internal(format!("{error:#}")))?;
         Ok(Box::new(runner))
     };
@@ -52,50 +74,15 @@ pub(crate) fn run(bench: &Bench, (prefill_tokens_s, decode_tokens_s): (f64, f64)
         },
         ..EngineSettings::default()
     };
-    let (engine, handle) = Engine::start(factory, settings, EngineMetrics::unregistered())?;
-    let vocab_size = bench.model.spec.vocab_size;
-    let begun = Instant::now();
-    let arrivals: Result<Vec<Arrivals>> = thread::scope(|scope| {
-        let mut readers = Vec::new();
-        for stream in 0..STREAMS {
-            // Greedy, as servers are loaded, so that the two can be compared.
-            let sampling = SamplingParams::greedy();
-            let mut generation = handle.submit(NewRequest {
-                prompt: prompt(vocab_size, stream, PROMPT_TOKENS),
-                sampling,
-                tokens_max: OUTPUT_TOKENS,
-                service: Service::default(),
-            })?;
-            readers.push(scope.spawn(move || -> Result<Arrivals> {
-                let mut arrivals = Vec::new();
-                while let Some(event) = generation.next_blocking() {
-                    match event {
-                        RequestEvent::Token { .. } => arrivals.push(begun.elapsed()),
-                        RequestEvent::Failed(fault) => bail!("a request failed: {fault}"),
-                        RequestEvent::Prefilled { .. }
-                        | RequestEvent::PromptLogprobs(_)
-                        | RequestEvent::Finished { .. } => {}
-                    }
-                }
-                Ok(arrivals)
-            }));
-        }
-        let joined = readers
-            .into_iter()
-            .map(|reader| reader.join().ok().context("a thread that read a request panicked")?);
-        joined.collect()
-    });
-    engine.shutdown();
-    Ok(report(&arrivals?))
+    Ok(Engine::start(factory, settings, EngineMetrics::unregistered())?)
 }
 
-fn report(arrivals: &[Arrivals]) -> Value {
-    let tokens: usize = arrivals.iter().map(Vec::len).sum();
-    let whole_s = arrivals.iter().flatten().map(Duration::as_secs_f64).fold(0.0, f64::max);
-    let mut first: Vec<f64> =
-        arrivals.iter().filter_map(|a| a.first().map(Duration::as_secs_f64)).collect();
-    let between =
-        arrivals.iter().flat_map(|a| a.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()));
+fn report(answers: &[Answer]) -> Value {
+    let arrivals = || answers.iter().map(|answer| &answer.at_s);
+    let tokens: usize = arrivals().map(Vec::len).sum();
+    let whole_s = arrivals().flatten().copied().fold(0.0, f64::max);
+    let mut first: Vec<f64> = arrivals().filter_map(|at_s| at_s.first().copied()).collect();
+    let between = arrivals().flat_map(|at_s| at_s.windows(2).map(|pair| pair[1] - pair[0]));
     let mut between: Vec<f64> = between.collect();
     let output_tokens_s = tokens as f64 / whole_s;
     let [first_p50, first_p99] = [50.0, 99.0].map(|part| 1e3 * percentile(&mut first, part));

@@ -3,6 +3,7 @@
 mod engine;
 pub(crate) mod load;
 mod profile;
+pub(crate) mod sharing;
 mod speed;
 pub(crate) mod streams;
 mod work;

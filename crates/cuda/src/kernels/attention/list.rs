@@ -99,48 +99,33 @@ impl TaskList {
 }
 
 fn decode_words(task: &DecodeTask) -> [i32; DECODE_WORDS] {
-    let &DecodeTask {
-        row_first,
-        position_first,
-        query_first,
-        query_count,
-        table_first,
-        page_first,
-        page_count,
-        position_end,
-        span,
-        span_count,
-        slot_first,
-        counter_first,
-    } = task;
     [
-        row_first,
-        position_first,
-        query_first,
-        query_count,
-        table_first,
-        page_first,
-        page_count,
-        position_end,
-        span,
-        span_count,
-        slot_first,
-        counter_first,
+        task.row_first,
+        task.position_first,
+        task.query_first,
+        task.query_count,
+        task.table_first,
+        task.page_first,
+        task.page_count,
+        task.position_end,
+        task.span,
+        task.span_count,
+        task.slot_first,
+        task.counter_first,
     ]
 }
 
 fn prefill_words(task: &PrefillTask) -> [i32; PREFILL_WORDS] {
-    let &PrefillTask {
-        row_first,
-        position_first,
-        query_first,
-        query_count,
-        table_first,
-        position_end,
-        unused,
-    } = task;
-    let place = [row_first, position_first, query_first, query_count];
-    [place[0], place[1], place[2], place[3], table_first, position_end, unused[0], unused[1]]
+    [
+        task.row_first,
+        task.position_first,
+        task.query_first,
+        task.query_count,
+        task.table_first,
+        task.position_end,
+        task.unused[0],
+        task.unused[1],
+    ]
 }
 
 #[cfg(test)]

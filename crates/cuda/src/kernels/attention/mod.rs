@@ -73,13 +73,13 @@ impl AttentionScratch {
 
 /// Declares the parameters of a kernel that has several.
 macro_rules! parameters {
-    ($name:ident { $($field:ident: $kind:ty),* $(,)? }) => {
+    ($name:ident $(<$generic:ident>)? { $($field:ident: $kind:ty),* $(,)? }) => {
         #[derive(Clone, Copy, Debug)]
-        struct $name {
+        struct $name $(<$generic>)? {
             $($field: $kind),*
         }
         // SAFETY: the fields are the parameters that the source declares, in their order.
-        unsafe impl Arguments for $name {
+        unsafe impl $(<$generic: Copy>)? Arguments for $name $(<$generic>)? {
             fn parameters(&mut self) -> Vec<*mut c_void> {
                 vec![$((&raw mut self.$field).cast()),*]
             }
@@ -103,27 +103,12 @@ parameters!(DecodeArguments {
     scale: f32,
     softcap: f32,
 });
-parameters!(PrefillArguments {
+// The pools of keys and values are given by their addresses, or as the tensor memory accelerator sees them.
+parameters!(PrefillArguments<Pool> {
     queries: Address,
     query_stride: i32,
-    keys: Address,
-    values: Address,
-    block_tables: Address,
-    tasks: Address,
-    task_count: Address,
-    counters: Address,
-    output: Address,
-    output_stride: i32,
-    kv_heads: i32,
-    window: i32,
-    scale: f32,
-    softcap: f32,
-});
-parameters!(HopperArguments {
-    queries: Address,
-    query_stride: i32,
-    keys: TensorMap,
-    values: TensorMap,
+    keys: Pool,
+    values: Pool,
     block_tables: Address,
     tasks: Address,
     task_count: Address,
@@ -143,8 +128,8 @@ struct TensorMap([u64; 16]);
 
 #[derive(Debug)]
 enum PrefillKernel {
-    Common(Kernel<PrefillArguments>),
-    Hopper(Kernel<HopperArguments>),
+    Common(Kernel<PrefillArguments<Address>>),
+    Hopper(Kernel<PrefillArguments<TensorMap>>),
 }
 
 /// The kernels.
@@ -201,7 +186,8 @@ impl AttentionKernels {
         let (prefill, blocks) = if options.hopper {
             (PrefillKernel::Hopper(next()?.kernel("attention_prefill_hopper", shared)?), 1)
         } else {
-            let kernel: Kernel<PrefillArguments> = next()?.kernel("attention_prefill", shared)?;
+            let kernel: Kernel<PrefillArguments<Address>> =
+                next()?.kernel("attention_prefill", shared)?;
             let blocks = kernel.blocks_per_multiprocessor(threads, shared)?;
             (PrefillKernel::Common(kernel), blocks)
         };
@@ -290,7 +276,12 @@ impl AttentionKernels {
         if prefill_tasks == 0 {
             return Ok(());
         }
-        let common = PrefillArguments {
+        let blocks = self.prefill_blocks.min(prefill_tasks * kv_heads);
+        let shape = Shape {
+            shared_bytes: prefill.shared_bytes as u32,
+            ..Shape::row(blocks, prefill.threads as u32)
+        };
+        let arguments = PrefillArguments {
             queries: args.queries.address(),
             query_stride: args.query_stride as i32,
             keys: args.keys.address(),
@@ -306,45 +297,39 @@ impl AttentionKernels {
             scale,
             softcap,
         };
-        let blocks = self.prefill_blocks.min(prefill_tasks * kv_heads);
-        let shape = Shape {
-            shared_bytes: prefill.shared_bytes as u32,
-            ..Shape::row(blocks, prefill.threads as u32)
-        };
         match &self.prefill {
             // SAFETY: as above.
-            PrefillKernel::Common(kernel) => unsafe { kernel.launch(stream, shape, common) },
+            PrefillKernel::Common(kernel) => unsafe { kernel.launch(stream, shape, arguments) },
             PrefillKernel::Hopper(kernel) => {
-                let PrefillArguments {
-                    queries,
-                    query_stride,
-                    block_tables,
-                    tasks,
-                    task_count,
-                    counters,
-                    output,
-                    output_stride,
-                    ..
-                } = common;
-                let arguments = HopperArguments {
-                    queries,
-                    query_stride,
-                    keys: tensor_map(args.keys, head_dim)?,
-                    values: tensor_map(args.values, head_dim)?,
-                    block_tables,
-                    tasks,
-                    task_count,
-                    counters,
-                    output,
-                    output_stride,
-                    kv_heads: kv_heads as i32,
-                    window,
-                    scale,
-                    softcap,
-                };
+                let keys = tensor_map(args.keys, head_dim)?;
+                let values = tensor_map(args.values, head_dim)?;
                 // SAFETY: as above.
-                unsafe { kernel.launch(stream, shape, arguments) }
+                unsafe { kernel.launch(stream, shape, arguments.with_pools(keys, values)) }
             }
+        }
+    }
+}
+
+impl<Pool> PrefillArguments<Pool> {
+    /// The same with the pools given in another way.
+    fn with_pools<Other>(self, keys: Other, values: Other) -> PrefillArguments<Other> {
+        let Self { queries, query_stride, block_tables, tasks, task_count, counters, .. } = self;
+        let Self { output, output_stride, kv_heads, window, scale, softcap, .. } = self;
+        PrefillArguments {
+            queries,
+            query_stride,
+            keys,
+            values,
+            block_tables,
+            tasks,
+            task_count,
+            counters,
+            output,
+            output_stride,
+            kv_heads,
+            window,
+            scale,
+            softcap,
         }
     }
 }

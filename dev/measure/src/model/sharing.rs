@@ -1,0 +1,138 @@
+//! `cargo xtask bench sharing`: what requests do to one another in the real engine. A long prompt among short ones, the
+//! second turn of a chat, two tenants of which one wants ten times as much.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Result, ensure};
+use clap::ArgMatches;
+use engine::{Engine, EngineHandle, NewRequest};
+use models::Compute;
+use types::{SamplingParams, Service, TokenId};
+
+use super::{engine::start, load::load, streams::prompt};
+use crate::{
+    arguments,
+    report::percent,
+    requests::{Answer, fresh_salt, run as run_requests},
+    timing::percentile,
+};
+
+/// Positions of the longest request.
+const CONTEXT: usize = 6400;
+const LONG_PROMPT: usize = 6000;
+const SHORT_REQUESTS: usize = 100;
+const HISTORY: usize = 4000;
+const TURN: usize = 20;
+
+/// The command.
+pub(crate) fn run(matches: &ArgMatches) -> Result<()> {
+    let path = arguments::model_path(matches)?;
+    let cpu = arguments::cpu(matches)?;
+    let model = load(&path, &cpu, Compute::Native)?.model;
+    let context_max = model.spec.context_max;
+    ensure!(context_max >= CONTEXT, "the model's context of {context_max} is too short");
+    let many = |slots| start(&cpu, &model, (slots, CONTEXT));
+    println!("{}, on {} threads", path.display(), cpu.pool.threads());
+    with_engine(many(64)?, |handle| long_among_short(handle, model.spec.vocab_size))?;
+    with_engine(many(64)?, |handle| second_turn(handle, model.spec.vocab_size))?;
+    // Few slots, so that there is a queue.
+    with_engine(many(8)?, |handle| tenants(handle, model.spec.vocab_size))
+}
+
+fn with_engine(
+    (engine, handle): (Engine, EngineHandle),
+    measure: impl FnOnce(&EngineHandle) -> Result<()>,
+) -> Result<()> {
+    let result = measure(&handle);
+    engine.shutdown();
+    result
+}
+
+fn request(prompt: Vec<TokenId>, tokens_max: u32, tenant: &str, salt: &Arc<str>) -> NewRequest {
+    let service =
+        Service { tenant: tenant.into(), cache_salt: Arc::clone(salt), ..Service::default() };
+    NewRequest { prompt, sampling: SamplingParams::greedy(), tokens_max, service }
+}
+
+/// Short requests, ten a second, alone and with a long prompt among them.
+fn long_among_short(handle: &EngineHandle, vocab_size: usize) -> Result<()> {
+    let mut medians = Vec::new();
+    for with_long in [false, true] {
+        let salt = fresh_salt();
+        let short = |index: usize| {
+            let request = request(prompt(vocab_size, index, 32), 16, "", &salt);
+            (Duration::from_millis(100 * index as u64), request)
+        };
+        let mut requests: Vec<_> = (0..SHORT_REQUESTS).map(short).collect();
+        if with_long {
+            let long = request(prompt(vocab_size, SHORT_REQUESTS, LONG_PROMPT), 8, "", &salt);
+            requests.insert(10, (Duration::from_secs(1), long));
+        }
+        let mut answers = run_requests(handle, requests)?;
+        let long = with_long.then(|| answers.remove(10));
+        let mut first_ms: Vec<f64> = answers.iter().map(|answer| 1e3 * answer.first_s()).collect();
+        let [p50, p99] = [50.0, 99.0].map(|part| percentile(&mut first_ms, part));
+        let among = long.map_or(String::new(), |long| {
+            format!(
+                ", beside a prompt of {LONG_PROMPT} whose own took {:.0} ms",
+                1e3 * long.first_s()
+            )
+        });
+        println!(
+            "{SHORT_REQUESTS} short requests{among}: first token {p50:.0} ms p50, {p99:.0} ms p99"
+        );
+        medians.push(p99);
+    }
+    println!("  p99 with the long prompt {:.2} times that without\n", medians[1] / medians[0]);
+    Ok(())
+}
+
+/// A chat with a long history, and its next turn.
+fn second_turn(handle: &EngineHandle, vocab_size: usize) -> Result<()> {
+    let salt = fresh_salt();
+    let ask = |prompt: Vec<TokenId>| -> Result<Answer> {
+        let requests = vec![(Duration::ZERO, request(prompt, 16, "", &salt))];
+        Ok(run_requests(handle, requests)?.remove(0))
+    };
+    let mut history = prompt(vocab_size, 1, HISTORY);
+    let first = ask(history.clone())?;
+    history.extend(&first.tokens);
+    history.extend(prompt(vocab_size, 2, TURN));
+    let second = ask(history)?;
+    println!(
+        "a chat of {HISTORY} tokens: first token after {:.0} ms, of its next turn after {:.0} ms: {}\n",
+        1e3 * first.first_s(),
+        1e3 * second.first_s(),
+        percent(second.first_s(), first.first_s())
+    );
+    Ok(())
+}
+
+/// Two tenants of equal weight, one of which sends ten times as many requests.
+fn tenants(handle: &EngineHandle, vocab_size: usize) -> Result<()> {
+    let salt = fresh_salt();
+    let of = |tenant: &'static str, count: usize, seed: usize| {
+        let salt = &salt;
+        (0..count).map(move |index| request(prompt(vocab_size, seed + index, 64), 64, tenant, salt))
+    };
+    let (heavy, light) = (200, 20);
+    let requests = of("heavy", heavy, 0).chain(of("light", light, 1000));
+    let answers =
+        run_requests(handle, requests.map(|request| (Duration::ZERO, request)).collect())?;
+    let (of_heavy, of_light) = answers.split_at(heavy);
+    let last = |answers: &[Answer]| {
+        answers.iter().filter_map(|answer| answer.at_s.last()).fold(0.0, |a: f64, &b| a.max(b))
+    };
+    // As long as both have something to do.
+    let both_s = last(of_heavy).min(last(of_light));
+    let tokens = |answers: &[Answer]| {
+        answers.iter().flat_map(|answer| &answer.at_s).filter(|&&at_s| at_s <= both_s).count()
+            as f64
+    };
+    let (heavy_tokens, light_tokens) = (tokens(of_heavy), tokens(of_light));
+    println!(
+        "two tenants of equal weight, {heavy} and {light} requests at once: {} of the tokens to the second",
+        percent(light_tokens, heavy_tokens + light_tokens)
+    );
+    Ok(())
+}
