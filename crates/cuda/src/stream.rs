@@ -84,21 +84,6 @@ impl Stream {
             .doing(|| format!("copying {} elements from the GPU", from.len()))
     }
 
-    /// Copies elements within the GPU, as many as `to` has.
-    ///
-    /// # Panics
-    /// If there are not that many.
-    pub fn copy<T: Plain>(
-        &self,
-        from: &DeviceBuffer<T>,
-        to: &DeviceBuffer<T>,
-    ) -> Result<(), Error> {
-        assert!(from.len() >= to.len(), "{} elements of {}", to.len(), from.len());
-        // SAFETY: both buffers have these elements.
-        unsafe { result::memcpy_dtod_async(to.address().0, from.address().0, to.bytes(), self.raw) }
-            .doing(|| format!("copying {} elements on the GPU", to.len()))
-    }
-
     /// Copies elements to the GPU and waits. For loading and tests.
     pub fn upload_now<T: Plain>(&self, from: &[T], to: &DeviceBuffer<T>) -> Result<(), Error> {
         assert_eq!(from.len(), to.len(), "as many elements");
@@ -206,16 +191,6 @@ impl Event {
     pub fn wait(&self) -> Result<(), Error> {
         // SAFETY: the event lives.
         unsafe { result::event::synchronize(self.raw) }.doing(|| "running a step".into())
-    }
-
-    /// Whether the work before the event is done.
-    pub fn is_past(&self) -> Result<bool, Error> {
-        // SAFETY: the event lives.
-        match unsafe { result::event::query(self.raw) } {
-            Ok(()) => Ok(true),
-            Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
-            Err(source) => Err(Error::Driver { doing: "running a step".into(), source }),
-        }
     }
 
     /// Milliseconds from `before` to this event; both must be timed and past.

@@ -30,7 +30,7 @@ impl MemoryPlan {
         };
         let block_bytes = (block.bytes() * spec.layers) as u64;
         let budget_bytes = options.kv_budget.bytes();
-        // More blocks than all slots can fill would never be used.
+        // No more blocks than all slots can fill: the prefix cache lives in what requests leave of them.
         let useful =
             u64::from(options.slots_max) * u64::from(context_max).div_ceil(BLOCK_TOKENS as u64);
         let blocks = (budget_bytes / block_bytes).min(useful).min(u64::from(u32::MAX) / 16);

@@ -144,11 +144,6 @@ impl Batch {
         Self { rows, is_decode, outputs, tasks: planner.plan(&sequences), words, tables }
     }
 
-    /// Whether the host has to see logits of this step.
-    pub(super) fn needs_host(&self) -> bool {
-        self.outputs.iter().any(|output| output.purpose != Purpose::Draw)
-    }
-
     /// Rows whose logits are wanted, those that only fill a step up included.
     pub(super) fn output_rows(&self) -> usize {
         if self.is_decode { self.rows } else { self.outputs.len() }
@@ -235,8 +230,19 @@ fn token_source(slot: &Slot, id: SlotId, position: usize) -> i32 {
     slot.tokens.get(position).map_or(-1 - id.0 as i32, |&token| token as i32)
 }
 
+/// Whether the host has to see logits of a step. It then draws all of its tokens, and has to know those of the steps
+/// before.
+pub(super) fn step_needs_host(plan: &StepPlan, slots: &Slots) -> bool {
+    plan.items.iter().any(|item| {
+        let slot = slots.get(item.slot);
+        let is_in_prompt = (item.positions.start as usize) + 1 < slot.prompt_len;
+        (item.sample && needs_host(slot))
+            || (is_in_prompt && slot.sampling.prompt_logprobs.is_some())
+    })
+}
+
 /// Whether only the host can draw this request's tokens.
-pub(super) fn needs_host(slot: &Slot) -> bool {
+fn needs_host(slot: &Slot) -> bool {
     let sampling = &slot.sampling;
     slot.occurrences.is_some()
         || !sampling.logit_bias.is_empty()
@@ -264,4 +270,50 @@ fn sample_words(sampling: &SamplingParams, slot: SlotId, position: usize) -> [i3
         slot.0 as i32,
         0,
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{ops::Range, sync::Arc};
+
+    use types::{SlotAdmission, StepId, WorkItem};
+
+    use super::*;
+
+    /// Whether a step with these positions of a prompt of ten tokens needs the host, a plain neighbour beside it.
+    fn needs(sampling: SamplingParams, positions: Range<u32>, sample: bool) -> bool {
+        let mut slots = Slots::new(2);
+        for (slot, sampling) in [(0, SamplingParams::greedy()), (1, sampling)] {
+            slots.admit(SlotAdmission {
+                slot: SlotId(slot),
+                tokens: vec![1; 10],
+                prompt_len: 10,
+                sampling: Arc::new(sampling),
+            });
+        }
+        let item = |slot, positions, sample| WorkItem {
+            slot: SlotId(slot),
+            positions,
+            block_tables: vec![Vec::new()],
+            sample,
+        };
+        let items = vec![item(0, 9..10, true), item(1, positions, sample)];
+        let plan = StepPlan { id: StepId(0), release: Vec::new(), admit: Vec::new(), items };
+        step_needs_host(&plan, &slots)
+    }
+
+    #[test]
+    fn a_step_needs_the_host_for_what_it_computes_and_not_for_what_comes_later() {
+        let greedy = SamplingParams::greedy;
+        assert!(!needs(greedy(), 0..10, true));
+        let logprobs = SamplingParams { logprobs: Some(0), ..greedy() };
+        assert!(needs(logprobs.clone(), 0..10, true));
+        assert!(!needs(logprobs, 0..5, false), "nothing is drawn yet");
+        let penalty = SamplingParams { presence_penalty: 0.5, ..greedy() };
+        assert!(needs(penalty, 9..10, true));
+        let prompt_logprobs = SamplingParams { prompt_logprobs: Some(0), ..greedy() };
+        assert!(needs(prompt_logprobs.clone(), 0..5, false), "in the middle of the prompt");
+        assert!(needs(prompt_logprobs.clone(), 8..10, true));
+        assert!(!needs(prompt_logprobs, 9..10, true), "no token of the prompt follows");
+    }
 }

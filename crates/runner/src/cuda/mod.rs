@@ -33,7 +33,7 @@ use types::{
 
 use self::{
     attention::Planner,
-    batch::{Batch, Filler, Inputs, Output, Purpose, Views},
+    batch::{Batch, Filler, Inputs, Output, Purpose, Views, step_needs_host},
     memory::{Workspace, block_bytes, caches},
     profile::Profiler,
     slots::{Admission, Slots},
@@ -150,7 +150,7 @@ impl CudaRunner {
                 ((all as f64 * fraction) as u64).saturating_sub(used)
             }
         };
-        // More blocks than all slots can fill would never be used.
+        // No more blocks than all slots can fill: the prefix cache lives in what requests leave of them.
         let blocks = (budget_bytes / block_bytes).min(table_entries as u64).min(1 << 27) as u32;
         if blocks == 0 {
             let block_tokens = BLOCK_TOKENS as u32;
@@ -207,7 +207,7 @@ impl CudaRunner {
         self.walker.profiler.finish()
     }
 
-    fn start(&mut self, plan: &StepPlan) -> Result<UnderWay, Error> {
+    fn start(&mut self, plan: &StepPlan, needs_host: bool) -> Result<UnderWay, Error> {
         let id = plan.id;
         if plan.items.is_empty() {
             return Ok(UnderWay::Done(empty(id)));
@@ -222,7 +222,7 @@ impl CudaRunner {
         batch.upload(stream, &mut lane.words, &self.inputs)?;
         self.walker.profiler.mark(stream, Family::Upload)?;
         let views = self.inputs.views(batch.rows, batch.output_rows());
-        let under_way = if batch.needs_host() {
+        let under_way = if needs_host {
             self.walker.body(&model, &views, Some(&batch.tasks))?;
             UnderWay::Done(self.outputs_on_host(id, &batch, &views)?)
         } else {
@@ -349,14 +349,11 @@ impl Executor for CudaRunner {
         release.drain(..).for_each(|slot| self.slots.release(slot));
         let mut admit = std::mem::take(&mut plan.admit);
         admit.drain(..).for_each(|admission| self.slots.admit(admission));
-        let needs_tokens = plan.items.iter().any(|item| {
-            let slot = self.slots.get(item.slot);
-            item.sample && batch::needs_host(slot)
-        });
-        if needs_tokens {
+        let needs_host = step_needs_host(&plan, &self.slots);
+        if needs_host {
             self.settle()?;
         }
-        let under_way = self.start(&plan)?;
+        let under_way = self.start(&plan, needs_host)?;
         self.under_way.push_back(under_way);
         Ok(())
     }
