@@ -4,6 +4,8 @@ use std::{
     ffi::{CStr, CString},
     fs,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
 };
 
 use cudarc::nvrtc::{result, sys};
@@ -33,8 +35,11 @@ pub struct Compiler {
 }
 
 /// What sources share, by the name by which they include it.
-const HEADERS: [(&str, &str); 2] = [
+const HEADERS: [(&str, &str); 5] = [
     ("common.cuh", include_str!("kernels/common.cuh")),
+    ("dense.cuh", include_str!("kernels/products/dense.cuh")),
+    ("quantized.cuh", include_str!("kernels/products/quantized.cuh")),
+    ("sampling.cuh", include_str!("kernels/sampling/sampling.cuh")),
     ("attention.cuh", include_str!("kernels/attention/attention.cuh")),
 ];
 
@@ -67,14 +72,25 @@ impl Compiler {
 
     /// The machine code of all units, in their order; several are compiled at once.
     pub fn compile(&self, units: &[Unit]) -> Result<Vec<Vec<u8>>, Error> {
-        std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                units.iter().map(|unit| scope.spawn(|| self.compile_one(unit))).collect();
-            let results = threads.into_iter().map(|thread| {
+        let threads = thread::available_parallelism().map_or(1, usize::from).min(units.len());
+        let next = AtomicUsize::new(0);
+        let take_turns = || {
+            let mut done = Vec::new();
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(unit) = units.get(index) else { return done };
+                done.push((index, self.compile_one(unit)));
+            }
+        };
+        let mut results = thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(take_turns)).collect();
+            let results = threads.into_iter().flat_map(|thread| {
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             });
-            results.collect()
-        })
+            results.collect::<Vec<_>>()
+        });
+        results.sort_by_key(|(index, _)| *index);
+        results.into_iter().map(|(_, result)| result).collect()
     }
 
     fn compile_one(&self, unit: &Unit) -> Result<Vec<u8>, Error> {

@@ -39,6 +39,25 @@ struct Format {
 /// Weights handed to the kernels at a time.
 const UNPACKED: usize = 32;
 
+/// How kernels hold a format's weights, if it is quantized.
+pub fn layout(data_type: DataType) -> Option<QuantizedLayout> {
+    match data_type {
+        DataType::F32 | DataType::F16 | DataType::BF16 => None,
+        _ => Some(formats::of(data_type).layout),
+    }
+}
+
+/// Weights `32 × block ..` of a row of a quantized format.
+///
+/// # Panics
+/// If the format is not quantized, or the row has no such weights.
+pub fn unpack(data_type: DataType, row: &[u8], block: usize, target: &mut UnpackedBlock) {
+    let format = formats::of(data_type);
+    let parts = data_type.block_elements() / UNPACKED;
+    let start = block / parts * data_type.block_bytes();
+    (format.unpack)(&row[start..start + data_type.block_bytes()], block % parts, target);
+}
+
 /// Packs `rows × columns` weights, given row by row in `data_type`, keeping their precision: quantized formats stay
 /// quantized, floats stay floats of their width.
 pub fn pack(
@@ -58,18 +77,10 @@ pub fn pack(
         DataType::F16 => dense(DenseFormat::F16),
         DataType::BF16 => dense(DenseFormat::Bf16),
         _ => {
-            let format = formats::of(data_type);
-            let (elements, block_bytes) = (data_type.block_elements(), data_type.block_bytes());
-            let parts = elements / UNPACKED;
-            PackedMatrix::pack_quantized(
-                pool,
-                [rows, columns],
-                format.layout,
-                |row, block, target| {
-                    let start = row * row_bytes + block / parts * block_bytes;
-                    (format.unpack)(&bytes[start..start + block_bytes], block % parts, target);
-                },
-            )
+            let layout = formats::of(data_type).layout;
+            PackedMatrix::pack_quantized(pool, [rows, columns], layout, |row, block, target| {
+                unpack(data_type, &bytes[row * row_bytes..][..row_bytes], block, target);
+            })
         }
     })
 }

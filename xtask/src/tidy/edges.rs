@@ -7,7 +7,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("telemetry", &[]),
     ("device", &[]),
-    ("cuda", &[]),
+    ("cuda", &["kernels"]),
     // The serving side.
     ("queue", &["types"]),
     ("kv", &["types"]),

@@ -18,34 +18,38 @@ macro_rules! arguments {
 }
 
 pub mod attention;
-mod few_rows;
 mod fill;
 mod peak;
+mod prefetch;
+pub mod products;
 mod rows;
-mod sample;
+mod sampling;
 
 use std::sync::Arc;
 
 use attention::AttentionKernels;
-pub use few_rows::{
-    FEW_ROWS_MAX, FewRows, FewRowsKernels, NextNorm, NormFactor, Sink, square_sums,
-};
 pub use fill::FillKernel;
 pub use peak::PeakKernel;
+pub use prefetch::{Order, Prefetch};
+use products::{DequantizeKernels, FewRowsKernels};
 pub use rows::{Embed, RmsNorm, RopeStore, RowKernels};
-pub use sample::{SampleKernel, SampleRow};
+pub use sampling::{Draw, LOGPROBS_MAX, Report, SampleKernels, SampleRow, TokenBias, TokenLogprob};
+
+use kernels::linear::QuantizedLayout;
 
 use crate::{Compiler, Error, Gpu, Module, Unit};
 
 pub use attention::tasks::BLOCK_TOKENS;
 
 /// What kernels are compiled for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelOptions {
     /// Values in a head.
     pub head_dim: usize,
     /// Query heads that share a key-value head.
     pub group: usize,
+    /// How matrices are quantized: those of them that are, each layout once.
+    pub layouts: Vec<QuantizedLayout>,
     /// For Hopper's generation, with instructions that only it has.
     pub hopper: bool,
     /// Shared memory that a block may have, in bytes.
@@ -53,10 +57,14 @@ pub struct KernelOptions {
 }
 
 impl KernelOptions {
-    /// For a model's heads on a GPU.
-    pub fn new(gpu: &Gpu, head_dim: usize, group: usize) -> Self {
+    /// For a model's heads and matrices on a GPU.
+    pub fn new(
+        gpu: &Gpu,
+        (head_dim, group): (usize, usize),
+        layouts: Vec<QuantizedLayout>,
+    ) -> Self {
         let shared_bytes_max = gpu.properties().shared_bytes_max;
-        Self { head_dim, group, hopper: gpu.is_hopper(), shared_bytes_max }
+        Self { head_dim, group, layouts, hopper: gpu.is_hopper(), shared_bytes_max }
     }
 }
 
@@ -69,8 +77,10 @@ pub struct Kernels {
     pub attention: AttentionKernels,
     /// Products of few rows.
     pub few_rows: FewRowsKernels,
+    /// bfloat16 of quantized weights.
+    pub dequantize: DequantizeKernels,
     /// Drawing tokens.
-    pub sample: SampleKernel,
+    pub sample: SampleKernels,
     /// Random weights.
     pub fill: FillKernel,
     /// Reading at best.
@@ -78,11 +88,12 @@ pub struct Kernels {
 }
 
 /// Every source, with macros for a model: what is compiled at load, and by checks that need no GPU.
-pub fn units(options: KernelOptions) -> Vec<Unit> {
+pub fn units(options: &KernelOptions) -> Vec<Unit> {
     let mut units = rows::units(options);
     units.extend(attention::units(options));
-    units.extend(few_rows::units());
-    units.push(sample::unit());
+    units.extend(products::few_rows_units(&options.layouts));
+    units.extend(products::quantized::units(&options.layouts));
+    units.extend(sampling::units());
     units.push(fill::unit());
     units.push(peak::unit());
     units
@@ -93,7 +104,7 @@ impl Kernels {
     pub fn load(
         gpu: &Arc<Gpu>,
         compiler: &Compiler,
-        options: KernelOptions,
+        options: &KernelOptions,
     ) -> Result<Self, Error> {
         let code = compiler.compile(&units(options))?;
         let mut modules = code.iter().map(|code| Module::load(gpu, code));
@@ -102,8 +113,9 @@ impl Kernels {
         Ok(Self {
             rows: RowKernels::new(options, &mut next)?,
             attention: AttentionKernels::new(gpu, options, &mut next)?,
-            few_rows: FewRowsKernels::new(gpu, &mut next)?,
-            sample: SampleKernel::new(&mut next)?,
+            few_rows: FewRowsKernels::new(gpu, &options.layouts, &mut next)?,
+            dequantize: DequantizeKernels::new(&options.layouts, &mut next)?,
+            sample: SampleKernels::new(&mut next)?,
             fill: FillKernel::new(gpu, &mut next)?,
             peak: PeakKernel::new(gpu, &mut next)?,
         })

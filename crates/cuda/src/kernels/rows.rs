@@ -1,15 +1,20 @@
 //! What happens to single rows: embedding, norms, rotary embedding with storing, the feed-forward's gate.
 
 use half::bf16;
+use kernels::linear::QuantizedLayout;
 
-use super::{BLOCK_TOKENS, KernelOptions, NextModule};
+use super::{
+    BLOCK_TOKENS, KernelOptions, NextModule, Prefetch,
+    products::{Matrix, quantized::macros},
+};
 use crate::{Address, DeviceBuffer, Error, Kernel, Shape, Stream, Unit};
 
 /// The kernels.
 #[derive(Debug)]
 pub struct RowKernels {
     head_dim: usize,
-    embed: Kernel<EmbedArguments>,
+    /// By the layout of the table.
+    embed: Vec<(Option<QuantizedLayout>, Kernel<EmbedArguments>)>,
     rms_norm: Kernel<RmsNormArguments>,
     rope_store: Kernel<RopeArguments>,
     silu_mul: Kernel<SiluMulArguments>,
@@ -23,7 +28,7 @@ pub struct Embed<'a> {
     /// The token drawn last, by slot.
     pub last_tokens: &'a DeviceBuffer<i32>,
     /// `[vocabulary][width]`.
-    pub table: &'a DeviceBuffer<bf16>,
+    pub table: &'a Matrix,
     /// `[rows][width]`.
     pub residual: &'a DeviceBuffer<f32>,
     /// Position of each row.
@@ -32,6 +37,8 @@ pub struct Embed<'a> {
     pub frequencies: &'a DeviceBuffer<f64>,
     /// `[rows][pairs][2]`: cosine and sine, times the magnitude.
     pub angles: &'a DeviceBuffer<f32>,
+    /// Rows of the table.
+    pub vocabulary: usize,
     /// Values of a row.
     pub width: usize,
     /// Rows.
@@ -63,6 +70,8 @@ pub struct RmsNorm<'a> {
     pub width: usize,
     /// Added to the mean square.
     pub epsilon: f32,
+    /// What the next product reads first.
+    pub next: Prefetch,
 }
 
 /// Prepares queries, keys and values for attention and stores keys and values.
@@ -96,6 +105,8 @@ pub struct RopeStore<'a> {
     pub adjacent: bool,
     /// Added to the mean square of heads.
     pub epsilon: f32,
+    /// What the next product reads first.
+    pub next: Prefetch,
 }
 
 arguments!(EmbedArguments {
@@ -108,6 +119,7 @@ arguments!(EmbedArguments {
     angles: Address,
     norm: Address,
     normed: Address,
+    vocabulary: i32,
     width: i32,
     pairs: i32,
     magnitude: f32,
@@ -120,6 +132,7 @@ arguments!(RmsNormArguments {
     rows: Address,
     width: i32,
     epsilon: f32,
+    next: Prefetch,
 });
 arguments!(RopeArguments {
     qkv: Address,
@@ -136,32 +149,52 @@ arguments!(RopeArguments {
     pairs: i32,
     adjacent: i32,
     epsilon: f32,
+    next: Prefetch,
 });
-arguments!(SiluMulArguments { gate_up: Address, output: Address, width: i32, rows: i32 });
+arguments!(SiluMulArguments {
+    gate_up: Address,
+    output: Address,
+    width: i32,
+    rows: i32,
+    next: Prefetch,
+});
 
-pub(super) fn units(options: KernelOptions) -> Vec<Unit> {
+/// How tables may be held.
+fn table_layouts(options: &KernelOptions) -> impl Iterator<Item = Option<QuantizedLayout>> {
+    std::iter::once(None).chain(options.layouts.iter().copied().map(Some))
+}
+
+pub(super) fn units(options: &KernelOptions) -> Vec<Unit> {
+    let embed = |layout: Option<QuantizedLayout>| Unit {
+        name: "embed",
+        source: include_str!("embed.cu"),
+        macros: layout.map_or_else(Vec::new, macros),
+    };
     let unit = |name, source| Unit { name, source, macros: Vec::new() };
     let rope_store = Unit {
         name: "rope",
         source: include_str!("rope.cu"),
         macros: vec![("HEAD_DIM", options.head_dim.to_string())],
     };
-    vec![
-        unit("embed", include_str!("embed.cu")),
+    let others = [
         unit("rmsnorm", include_str!("rmsnorm.cu")),
         rope_store,
         unit("silu_mul", include_str!("silu_mul.cu")),
-    ]
+    ];
+    table_layouts(options).map(embed).chain(others).collect()
 }
 
 /// Threads of a block of these kernels.
 const THREADS: u32 = 256;
 
 impl RowKernels {
-    pub(super) fn new(options: KernelOptions, next: &mut NextModule<'_>) -> Result<Self, Error> {
+    pub(super) fn new(options: &KernelOptions, next: &mut NextModule<'_>) -> Result<Self, Error> {
+        let embed: Result<_, Error> = table_layouts(options)
+            .map(|layout| Ok((layout, next()?.kernel("embed", 0)?)))
+            .collect();
         Ok(Self {
             head_dim: options.head_dim,
-            embed: next()?.kernel("embed", 0)?,
+            embed: embed?,
             rms_norm: next()?.kernel("rmsnorm", 0)?,
             rope_store: next()?.kernel("rope_store", 0)?,
             silu_mul: next()?.kernel("silu_mul", 0)?,
@@ -172,7 +205,7 @@ impl RowKernels {
     pub fn embed(&self, stream: &Stream, args: &Embed<'_>) -> Result<(), Error> {
         let &Embed { rows, width, magnitude, epsilon, .. } = args;
         let pairs = args.frequencies.len();
-        assert!(width.is_multiple_of(2) && args.table.len().is_multiple_of(width), "table");
+        assert!(width.is_multiple_of(2) && args.table.holds(args.vocabulary, width), "table");
         assert!(args.tokens.len() >= rows && args.positions.len() >= rows, "rows");
         assert!(args.residual.len() >= rows * width, "residual");
         assert!(args.norm.len() == width && args.normed.len() >= rows * width, "norm");
@@ -187,13 +220,20 @@ impl RowKernels {
             angles: args.angles.address(),
             norm: args.norm.address(),
             normed: args.normed.address(),
+            vocabulary: args.vocabulary as i32,
             width: width as i32,
             pairs: pairs as i32,
             magnitude,
             epsilon,
         };
+        let layout = args.table.layout();
+        let (_, kernel) = self
+            .embed
+            .iter()
+            .find(|(other, _)| *other == layout)
+            .expect("kernels for all layouts of a model were compiled");
         // SAFETY: the sizes were checked above.
-        unsafe { self.embed.launch(stream, Shape::row(rows, THREADS), arguments) }
+        unsafe { kernel.launch(stream, Shape::row(rows, THREADS), arguments) }
     }
 
     /// Normalises rows.
@@ -212,6 +252,7 @@ impl RowKernels {
             rows: args.selected.map_or(Address::NONE, DeviceBuffer::address),
             width: width as i32,
             epsilon,
+            next: args.next,
         };
         // SAFETY: the sizes were checked above.
         unsafe { self.rms_norm.launch(stream, Shape::row(rows, THREADS), arguments) }
@@ -249,6 +290,7 @@ impl RowKernels {
             pairs: pairs as i32,
             adjacent: i32::from(args.adjacent),
             epsilon,
+            next: args.next,
         };
         let blocks_of_heads = all_heads.div_ceil(8) as u32;
         let grid = (rows as u32, blocks_of_heads, 1);
@@ -265,6 +307,7 @@ impl RowKernels {
         gate_up: &DeviceBuffer<bf16>,
         output: &DeviceBuffer<bf16>,
         (rows, width): (usize, usize),
+        next: Prefetch,
     ) -> Result<(), Error> {
         assert!(width.is_multiple_of(8), "width");
         assert!(gate_up.len() >= rows * 2 * width && output.len() >= rows * width, "rows");
@@ -273,6 +316,7 @@ impl RowKernels {
             output: output.address(),
             width: width as i32,
             rows: rows as i32,
+            next,
         };
         /// Enough to fill any GPU; the kernel goes round if there is more.
         const BLOCKS_MAX: usize = 4096;

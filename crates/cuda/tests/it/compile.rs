@@ -5,6 +5,8 @@ use cuda::{
     kernels::{KernelOptions, units},
 };
 
+use crate::support::LAYOUTS;
+
 /// Architectures: Ampere, Hopper, Blackwell.
 const ARCHITECTURES: [&str; 3] = ["80", "90a", "100a"];
 /// Width and group of heads, and whether everything is compiled or only what depends on them.
@@ -24,9 +26,15 @@ fn all_sources_compile_for_all_architectures() {
         };
         let mut seen = Vec::new();
         for (head_dim, group) in MODELS {
-            let mut units = units(KernelOptions {
+            // Quantized weights are read alike on all architectures: one has them all, the others the extremes.
+            let layouts = match architecture {
+                "90a" => LAYOUTS.to_vec(),
+                _ => vec![LAYOUTS[4], LAYOUTS[5]],
+            };
+            let mut units = units(&KernelOptions {
                 head_dim,
                 group,
+                layouts,
                 hopper: architecture == "90a",
                 shared_bytes_max: 166_912,
             });

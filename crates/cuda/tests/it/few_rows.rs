@@ -1,9 +1,13 @@
 //! Products of few rows.
 
-use cuda::kernels::{FEW_ROWS_MAX, FewRows, NextNorm, NormFactor, Sink, square_sums};
+use cuda::kernels::{
+    Prefetch,
+    products::{DENSE_ROWS_MAX, FewRows, Matrix, NextNorm, NormFactor, Sink, square_sums},
+};
 use half::bf16;
+use kernels::linear::{QuantizedLayout, Scales};
 
-use crate::support::{Bench, Values, assert_close};
+use crate::support::{Bench, LAYOUTS, Values, assert_close};
 
 /// What a product writes to.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,6 +18,8 @@ enum Kind {
     Gated,
 }
 
+const KINDS: [Kind; 4] = [Kind::Bf16, Kind::F32, Kind::Residual, Kind::Gated];
+
 #[test]
 fn every_epilogue_at_every_edge() {
     let Some(bench) = Bench::new(64, 3) else { return };
@@ -21,23 +27,47 @@ fn every_epilogue_at_every_edge() {
     // Outputs and inputs: below a tile, not a multiple of anything, several steps a warp.
     let shapes = [(8, 8), (33, 40), (576, 576), (192, 1536), (100, 2056), (4096, 4096)];
     for (outputs, inputs) in shapes {
-        for rows in [1, 2, 5, 7, FEW_ROWS_MAX] {
-            for kind in [Kind::Bf16, Kind::F32, Kind::Residual, Kind::Gated] {
-                case(&bench, &mut values, (rows, outputs, inputs), kind);
+        for rows in [1, 2, 5, 7, 8, 9, DENSE_ROWS_MAX] {
+            for kind in KINDS {
+                case(&bench, &mut values, None, (rows, outputs, inputs), kind);
             }
         }
+    }
+}
+
+#[test]
+fn every_quantized_layout_with_every_epilogue() {
+    let Some(bench) = Bench::with_layouts(64, 3, &LAYOUTS) else { return };
+    let mut values = Values::new(4);
+    for layout in LAYOUTS {
+        let mut shapes = vec![(16, 256), (192, 1536), (304, 2304), (2112, 512)];
+        if layout.scales == Scales::Half {
+            // Inputs that end within a record.
+            shapes.extend([(48, 96), (16, 32)]);
+        }
+        for (outputs, inputs) in shapes {
+            for rows in [1, 3, 8, 9, 16, 17, 32, 33, 64] {
+                for kind in KINDS {
+                    case(&bench, &mut values, Some(layout), (rows, outputs, inputs), kind);
+                }
+            }
+        }
+        // Outputs that end within a tile.
+        case(&bench, &mut values, Some(layout), (5, 40, 256), Kind::F32);
+        case(&bench, &mut values, Some(layout), (40, 1000, 256), Kind::Residual);
     }
 }
 
 fn case(
     bench: &Bench,
     values: &mut Values,
+    layout: Option<QuantizedLayout>,
     (rows, outputs, inputs): (usize, usize, usize),
     kind: Kind,
 ) {
-    let what = format!("{rows} rows, {outputs} outputs, {inputs} inputs, {kind:?}");
+    let what = format!("{rows} rows, {outputs} outputs, {inputs} inputs, {kind:?}, {layout:?}");
     let matrix_rows = if kind == Kind::Gated { 2 * outputs } else { outputs };
-    let weights = values.halves(matrix_rows * inputs);
+    let (matrix, weights) = bench.matrix(values, layout, [matrix_rows, inputs]);
     let input = values.halves(rows * inputs);
     let bias = (kind != Kind::Gated).then(|| values.floats(outputs));
     let output_stride = outputs + 3;
@@ -45,7 +75,7 @@ fn case(
     let product = |row: usize, output: usize| -> f32 {
         let weights = &weights[output * inputs..(output + 1) * inputs];
         let input = &input[row * inputs..(row + 1) * inputs];
-        weights.iter().zip(input).map(|(&w, &x)| f32::from(w) * f32::from(x)).sum()
+        weights.iter().zip(input).map(|(&w, &x)| w * f32::from(x)).sum()
     };
     let mut expected = Vec::new();
     for row in 0..rows {
@@ -66,7 +96,7 @@ fn case(
     };
     let bias = bias.map(|bias| bench.upload(&bias));
     let args = FewRows {
-        weights: &bench.upload(&weights),
+        weights: &matrix,
         input: &bench.upload(&input),
         factor: None,
         bias: bias.as_ref(),
@@ -80,6 +110,7 @@ fn case(
         outputs,
         inputs,
         output_stride,
+        next: Prefetch::NONE,
     };
     bench.kernels.few_rows.multiply(&bench.stream, &args).unwrap();
     let got = match kind {
@@ -105,42 +136,54 @@ fn case(
 
 #[test]
 fn a_row_does_not_depend_on_its_company() {
-    let Some(bench) = Bench::new(64, 3) else { return };
+    let layouts = [None, Some(LAYOUTS[1]), Some(LAYOUTS[7])];
+    let Some(bench) = Bench::with_layouts(64, 3, &[LAYOUTS[1], LAYOUTS[7]]) else { return };
     let mut values = Values::new(2);
-    let (outputs, inputs) = (128, 576);
-    let weights = bench.upload(&values.halves(outputs * inputs));
-    let input = values.halves(FEW_ROWS_MAX * inputs);
-    let run = |rows: usize| {
-        let output = bench.poisoned::<f32>(rows * outputs);
-        let args = FewRows {
-            weights: &weights,
-            input: &bench.upload(&input[..rows * inputs]),
-            factor: None,
-            bias: None,
-            sink: Sink::F32(&output),
-            rows,
-            outputs,
-            inputs,
-            output_stride: outputs,
+    let (outputs, inputs) = (128, 768);
+    for layout in layouts {
+        let (matrix, _) = bench.matrix(&mut values, layout, [outputs, inputs]);
+        let input = values.halves(64 * inputs);
+        let run = |rows: usize| {
+            let output = bench.poisoned::<f32>(rows * outputs);
+            let args = FewRows {
+                weights: &matrix,
+                input: &bench.upload(&input[..rows * inputs]),
+                factor: None,
+                bias: None,
+                sink: Sink::F32(&output),
+                rows,
+                outputs,
+                inputs,
+                output_stride: outputs,
+                next: Prefetch::NONE,
+            };
+            bench.kernels.few_rows.multiply(&bench.stream, &args).unwrap();
+            bench.download(&output)[..outputs].to_vec()
         };
-        bench.kernels.few_rows.multiply(&bench.stream, &args).unwrap();
-        bench.download(&output)[..outputs].to_vec()
-    };
-    let alone = run(1);
-    for rows in [2, 5, 8] {
-        assert_eq!(run(rows), alone, "{rows} rows");
+        // Within what one kernel takes; from 17 rows on, fewer warps share the inputs out.
+        for sizes in [&[1_usize, 2, 5, 8, 9, 16][..], &[17, 32, 33, 64]] {
+            let sizes: Vec<_> =
+                sizes.iter().filter(|&&rows| rows <= 16 || layout.is_some()).collect();
+            for pair in sizes.windows(2) {
+                assert_eq!(run(*pair[0]), run(*pair[1]), "{pair:?} rows, {layout:?}");
+            }
+        }
     }
 }
 
 #[test]
 fn a_norm_between_products_is_what_it_is_by_itself() {
-    let Some(bench) = Bench::new(64, 3) else { return };
+    let layout = LAYOUTS[0];
+    let Some(bench) = Bench::with_layouts(64, 3, &[layout]) else { return };
     let mut values = Values::new(3);
-    for (width, inner) in [(576, 1536), (104, 64), (4096, 512)] {
-        for rows in [1, 5, 8] {
+    let dense = [(576, 1536), (104, 64), (4096, 512)].map(|shape| (None, shape));
+    let quantized = [(576, 1536), (2080, 512)].map(|shape| (Some(layout), shape));
+    for (layout, (width, inner)) in dense.into_iter().chain(quantized) {
+        let most = if layout.is_some() { 64 } else { DENSE_ROWS_MAX };
+        for rows in [1, 5, 8, 13, 20, 35, 64].into_iter().filter(|&rows| rows <= most) {
             let epsilon = 1e-5;
-            let first = values.halves(width * inner);
-            let second = values.halves(inner * width);
+            let (first, _) = bench.matrix(&mut values, layout, [width, inner]);
+            let (second, second_weights) = bench.matrix(&mut values, layout, [inner, width]);
             let input = values.halves(rows * inner);
             let before = values.floats(rows * width);
             let weight = values.floats(width);
@@ -152,7 +195,7 @@ fn a_norm_between_products_is_what_it_is_by_itself() {
             let output = bench.poisoned::<f32>(rows * inner);
             let products = [
                 FewRows {
-                    weights: &bench.upload(&first),
+                    weights: &first,
                     input: &bench.upload(&input),
                     factor: None,
                     bias: None,
@@ -161,9 +204,10 @@ fn a_norm_between_products_is_what_it_is_by_itself() {
                     outputs: width,
                     inputs: inner,
                     output_stride: width,
+                    next: Prefetch::NONE,
                 },
                 FewRows {
-                    weights: &bench.upload(&second),
+                    weights: &second,
                     input: &scaled,
                     factor: Some(NormFactor { squares: &squares, epsilon }),
                     bias: None,
@@ -172,6 +216,7 @@ fn a_norm_between_products_is_what_it_is_by_itself() {
                     outputs: inner,
                     inputs: width,
                     output_stride: inner,
+                    next: Prefetch::NONE,
                 },
             ];
             for product in &products {
@@ -184,14 +229,33 @@ fn a_norm_between_products_is_what_it_is_by_itself() {
                 let factor = (mean + epsilon).sqrt().recip();
                 let normed: Vec<f32> =
                     row.iter().zip(&weight).map(|(x, w)| x * factor * w).collect();
-                for weights in second.chunks(width) {
-                    expected.push(
-                        weights.iter().zip(&normed).map(|(&w, x)| f32::from(w) * x).sum::<f32>(),
-                    );
+                for weights in second_weights.chunks(width) {
+                    expected.push(weights.iter().zip(&normed).map(|(w, x)| w * x).sum::<f32>());
                 }
             }
-            let what = format!("{rows} rows, width {width}");
+            let what = format!("{rows} rows, width {width}, {layout:?}");
             assert_close(&bench.download(&output), &expected, 6e-3, &what);
+        }
+    }
+}
+
+#[test]
+fn quantized_weights_become_bfloat16_row_by_row() {
+    let Some(bench) = Bench::with_layouts(64, 3, &LAYOUTS) else { return };
+    let mut values = Values::new(5);
+    for layout in LAYOUTS {
+        let (rows, columns) = (75, 768);
+        let (matrix, weights) = bench.matrix(&mut values, Some(layout), [rows, columns]);
+        let Matrix::Quantized(matrix) = matrix else { panic!("it is quantized") };
+        for range in [0..75, 16..75, 32..64] {
+            let output = bench.poisoned::<bf16>(rows * columns);
+            let (kernels, stream) = (&bench.kernels.dequantize, &bench.stream);
+            kernels.dequantize(stream, &matrix, range.clone(), &output).unwrap();
+            let got = bench.floats(&output);
+            let (got, rest) = got.split_at(range.len() * columns);
+            let want = &weights[range.start * columns..range.end * columns];
+            assert_close(got, want, 3e-3, &format!("{layout:?}, rows {range:?}"));
+            assert!(rest.iter().all(|value| value.is_nan()), "nothing is written past the rows");
         }
     }
 }

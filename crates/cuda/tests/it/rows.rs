@@ -1,16 +1,24 @@
 //! Embedding, norms, rotary embedding with storing, the gate.
 
-use cuda::kernels::{BLOCK_TOKENS, Embed, RmsNorm, RopeStore};
+use cuda::kernels::{BLOCK_TOKENS, Embed, Prefetch, RmsNorm, RopeStore};
 use half::bf16;
+use kernels::linear::QuantizedLayout;
 
-use crate::support::{Bench, Values, assert_close};
+use crate::support::{Bench, LAYOUTS, Values, assert_close};
 
 #[test]
 fn embedding_looks_up_known_and_drawn_tokens() {
-    let Some(bench) = Bench::new(64, 3) else { return };
+    let Some(bench) = Bench::with_layouts(64, 3, &LAYOUTS) else { return };
+    let tables = LAYOUTS.map(|layout| (Some(layout), 768));
+    for (layout, width) in tables.into_iter().chain([(None, 72)]) {
+        embedding(&bench, layout, width);
+    }
+}
+
+fn embedding(bench: &Bench, layout: Option<QuantizedLayout>, width: usize) {
     let mut values = Values::new(1);
-    let (vocabulary, width, pairs) = (50, 72, 5);
-    let table = values.halves(vocabulary * width);
+    let (vocabulary, pairs) = (50, 5);
+    let (table, table_values) = bench.matrix(&mut values, layout, [vocabulary, width]);
     let tokens = [7, -1, 49, -3, 0];
     let last_tokens = [11, 12, 13];
     let positions = [0, 1, 1000, 100_000, 131_071];
@@ -23,7 +31,8 @@ fn embedding_looks_up_known_and_drawn_tokens() {
     let embed = Embed {
         tokens: &bench.upload(&tokens),
         last_tokens: &bench.upload(&last_tokens),
-        table: &bench.upload(&table),
+        table: &table,
+        vocabulary,
         residual: &residual,
         positions: &bench.upload(&positions),
         frequencies: &bench.upload(&frequencies),
@@ -38,10 +47,10 @@ fn embedding_looks_up_known_and_drawn_tokens() {
     bench.kernels.rows.embed(&bench.stream, &embed).unwrap();
     let expected: Vec<f32> = [7, 11, 49, 13, 0]
         .iter()
-        .flat_map(|&token: &usize| &table[token * width..(token + 1) * width])
-        .map(|&value| value.into())
+        .flat_map(|&token: &usize| &table_values[token * width..(token + 1) * width])
+        .copied()
         .collect();
-    assert_eq!(bench.download(&residual), expected);
+    assert_close(&bench.download(&residual), &expected, 1e-6, &format!("{layout:?}"));
     assert_close(&bench.floats(&normed), &rms_norm(&expected, &norm), 4e-3, "first norm");
     let expected: Vec<f32> = positions
         .iter()
@@ -86,6 +95,7 @@ fn rms_norm_of_narrow_and_wide_rows_in_any_order() {
                 rows,
                 width,
                 epsilon: 1e-5,
+                next: Prefetch::NONE,
             };
             bench.kernels.rows.rms_norm(&bench.stream, &norm).unwrap();
             let order: Vec<usize> =
@@ -167,6 +177,7 @@ fn rope_case(case: &Rope) {
         pairs,
         adjacent,
         epsilon: 1e-6,
+        next: Prefetch::NONE,
     };
     bench.kernels.rows.rope_store(&bench.stream, &args).unwrap();
     let (turned, keys, stored) =
@@ -225,7 +236,11 @@ fn the_gate_multiplies_halves_of_rows() {
         let output = bench.poisoned::<bf16>(rows * width);
         let shape = (rows, width);
         let rows_on_gpu = bench.upload(&gate_up);
-        bench.kernels.rows.silu_mul(&bench.stream, &rows_on_gpu, &output, shape).unwrap();
+        bench
+            .kernels
+            .rows
+            .silu_mul(&bench.stream, &rows_on_gpu, &output, shape, Prefetch::NONE)
+            .unwrap();
         let expected: Vec<f32> = gate_up
             .chunks(2 * width)
             .flat_map(|row| {

@@ -1,34 +1,66 @@
 //! Drawing tokens.
 
-use cuda::kernels::SampleRow;
+use cuda::kernels::{Draw, LOGPROBS_MAX, Report, SampleRow, TokenBias};
 
-use crate::support::{Bench, Values};
+use crate::support::{Bench, Values, assert_close};
 
-const GREEDY: SampleRow = SampleRow {
-    seed: 0,
-    position: 0,
-    scale: 0.0,
-    top_p: 1.0,
-    min_p: 0.0,
-    top_k: 0,
-    slot: 0,
-    unused: 0,
-};
+/// What is drawn from.
+struct Case<'a> {
+    logits: &'a [f32],
+    rows: &'a [SampleRow],
+    biases: &'a [TokenBias],
+    /// For each slot the prompt and the output so far, where they are known.
+    tokens: &'a [(Vec<i32>, Vec<i32>)],
+}
 
-/// Draws a token for each row of logits.
-fn draw(bench: &Bench, logits: &[f32], rows: &[SampleRow]) -> Vec<i32> {
-    let vocabulary = logits.len() / rows.len();
-    let tokens = bench.poisoned::<i32>(rows.len());
-    let last_tokens = bench.poisoned::<i32>(rows.len() + 1);
-    let logits = bench.upload(logits);
-    let targets = [&tokens, &last_tokens];
-    let sample = &bench.kernels.sample;
-    sample.draw(&bench.stream, &logits, &bench.upload(rows), targets, vocabulary).unwrap();
-    let (tokens, last_tokens) = (bench.download(&tokens), bench.download(&last_tokens));
-    for (row, &token) in rows.iter().zip(&tokens) {
-        assert_eq!(last_tokens[row.slot as usize], token, "by row and by slot");
+/// Draws a token for each row of logits, and once more, so that what was counted counts.
+fn draw_twice(bench: &Bench, case: &Case<'_>) -> [Vec<(i32, Report)>; 2] {
+    let (rows, vocabulary) = (case.rows.len(), case.logits.len() / case.rows.len());
+    let tokens = bench.poisoned::<i32>(rows);
+    let last_tokens = bench.poisoned::<i32>(rows + 1);
+    let counts = bench.poisoned::<u32>((rows + 1) * vocabulary);
+    let kernels = &bench.kernels.sample;
+    for (slot, (prompt, output)) in case.tokens.iter().enumerate() {
+        let own = counts.slice(slot * vocabulary..(slot + 1) * vocabulary);
+        let all = bench.upload(&[&prompt[..], output].concat());
+        kernels.count(&bench.stream, &all, prompt.len(), &own).unwrap();
     }
-    tokens
+    let reports = bench.poisoned::<Report>(rows);
+    let on_gpu = bench.upload(case.rows);
+    // Never empty.
+    let biases = bench.upload(&[case.biases, &[TokenBias::default()]].concat());
+    [(); 2].map(|()| {
+        let args = Draw {
+            logits: &bench.upload(case.logits),
+            rows: &on_gpu,
+            adjusts: true,
+            biases: &biases,
+            counts: &counts,
+            reports: &reports,
+            tokens: &tokens,
+            last_tokens: &last_tokens,
+            vocabulary,
+        };
+        kernels.draw(&bench.stream, &args).unwrap();
+        let last_tokens = bench.download(&last_tokens);
+        let drawn = bench.download(&tokens);
+        for (row, &token) in case.rows.iter().zip(&drawn) {
+            assert_eq!(last_tokens[row.slot as usize], token, "by row and by slot");
+        }
+        drawn.into_iter().zip(bench.download(&reports)).collect()
+    })
+}
+
+/// Draws a token for each row of logits, where nothing is added to them.
+fn draw(bench: &Bench, logits: &[f32], rows: &[SampleRow]) -> Vec<i32> {
+    let case = Case { logits, rows, biases: &[], tokens: &[] };
+    let [first, second] = draw_twice(bench, &case);
+    let tokens = |drawn: Vec<(i32, Report)>| -> Vec<i32> {
+        drawn.into_iter().map(|(token, _)| token).collect()
+    };
+    let first = tokens(first);
+    assert_eq!(first, tokens(second), "the same again");
+    first
 }
 
 #[test]
@@ -42,7 +74,7 @@ fn the_most_likely_token_and_the_first_of_equals() {
             row[vocabulary - 1] =
                 row[vocabulary - 1].max(if token == vocabulary / 3 { 2.0 } else { 0.0 });
         }
-        let rows = [3, 0, 1, 2].map(|slot| SampleRow { slot, ..GREEDY });
+        let rows = [3, 0, 1, 2].map(SampleRow::greedy);
         let tokens = draw(&bench, &logits, &rows);
         assert_eq!(tokens, expected.map(|token| token as i32), "of {vocabulary}");
     }
@@ -57,7 +89,8 @@ fn rows_that_are_not_numbers_have_no_token() {
     logits[2 * vocabulary - 1] = f32::INFINITY;
     logits[2 * vocabulary] = f32::NEG_INFINITY;
     logits[3 * vocabulary + 9] = 3.0;
-    let rows = [0, 1, 2, 3].map(|slot| SampleRow { slot, scale: slot as f32, ..GREEDY });
+    let rows =
+        [0, 1, 2, 3].map(|slot| SampleRow { slot, scale: slot as f32, ..SampleRow::greedy(0) });
     let tokens = draw(&bench, &logits, &rows);
     assert_eq!(&tokens[..3], [-1, -1, -1]);
     assert!(tokens[3] >= 0);
@@ -92,7 +125,7 @@ fn kept(logits: &[f32], row: &SampleRow) -> Vec<(usize, f64)> {
 #[test]
 fn draws_follow_the_distribution_that_the_cuts_leave() {
     let Some(bench) = Bench::new(64, 3) else { return };
-    let plain = SampleRow { scale: 1.0, ..GREEDY };
+    let plain = SampleRow { scale: 1.0, ..SampleRow::greedy(0) };
     let cases = [
         plain,
         SampleRow { scale: 3.0, ..plain },
@@ -146,11 +179,116 @@ fn the_same_key_and_position_draw_the_same_token_in_any_row() {
     let Some(bench) = Bench::new(64, 3) else { return };
     let vocabulary = 49_152;
     let logits: Vec<f32> = Values::new(5).floats(vocabulary).iter().map(|x| 9.0 * x).collect();
-    let row =
-        |slot, position| SampleRow { slot, position, seed: 3, scale: 1.0, top_p: 0.9, ..GREEDY };
+    let row = |slot, position| SampleRow {
+        slot,
+        position,
+        seed: 3,
+        scale: 1.0,
+        top_p: 0.9,
+        ..SampleRow::greedy(0)
+    };
     let rows: Vec<SampleRow> = (0..16).map(|slot| row(slot, slot as u64 / 2)).collect();
     let all: Vec<f32> = (0..16).flat_map(|_| logits.iter().copied()).collect();
     let tokens = draw(&bench, &all, &rows);
     assert!(tokens.chunks(2).all(|pair| pair[0] == pair[1]), "{tokens:?}");
     assert_eq!(draw(&bench, &logits, &[row(0, 3)]), tokens[6..7]);
+}
+
+/// The logits as the parameters change them, by their definition.
+fn adjusted(
+    logits: &[f32],
+    row: &SampleRow,
+    biases: &[TokenBias],
+    (prompt, output): &(Vec<i32>, Vec<i32>),
+) -> Vec<f32> {
+    let own = &biases[row.bias_first as usize..];
+    let (own, rest) = own.split_at(row.bias_count as usize);
+    let mut logits = logits.to_vec();
+    for bias in own {
+        logits[bias.token as usize] += bias.bias;
+    }
+    for (token, logit) in logits.iter_mut().enumerate() {
+        let times = |tokens: &[i32]| tokens.iter().filter(|&&other| other == token as i32).count();
+        if times(prompt) + times(output) > 0 {
+            *logit = if *logit > 0.0 { *logit / row.repetition } else { *logit * row.repetition };
+        }
+        if times(output) > 0 {
+            *logit -= row.frequency * times(output) as f32 + row.presence;
+        }
+    }
+    for ban in &rest[..row.ban_count as usize] {
+        logits[ban.token as usize] = f32::MIN;
+    }
+    logits
+}
+
+fn most_likely(logits: &[f32]) -> usize {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    logits.iter().position(|&logit| logit == largest).unwrap()
+}
+
+#[test]
+fn biases_penalties_and_bans_change_what_is_drawn_and_draws_are_counted() {
+    let Some(bench) = Bench::new(64, 3) else { return };
+    for vocabulary in [40, 3000, 49_152] {
+        let mut values = Values::new(vocabulary as u64);
+        let mut token = |values: &mut Values| (values.bits() % vocabulary as u64) as i32;
+        let mut biases = vec![TokenBias { token: 0, bias: 9.0 }];
+        let (mut rows, mut tokens, mut logits) = (Vec::new(), Vec::new(), Vec::new());
+        for slot in 0..12 {
+            let list =
+                |values: &mut Values, len: usize, token: &mut dyn FnMut(&mut Values) -> i32| {
+                    (0..len).map(|_| token(values)).collect::<Vec<i32>>()
+                };
+            let own: Vec<f32> = values.floats(vocabulary).iter().map(|x| 4.0 * x).collect();
+            // The likeliest ones have been seen, so that penalties matter.
+            let mut order: Vec<i32> = (0..vocabulary as i32).collect();
+            order.sort_by(|&a, &b| own[b as usize].total_cmp(&own[a as usize]));
+            let output = [&order[..3], &order[..1], &list(&mut values, 30, &mut token)].concat();
+            let prompt = [&order[2..5], &list(&mut values, 200, &mut token)].concat();
+            let bias_first = biases.len();
+            let kind = slot % 4;
+            if kind != 1 {
+                biases.extend([
+                    TokenBias { token: order[1], bias: -1.5 },
+                    TokenBias { token: order[30], bias: 8.5 },
+                ]);
+            }
+            biases.push(TokenBias { token: order[30], bias: f32::NAN });
+            rows.push(SampleRow {
+                repetition: if kind == 2 { 1.0 } else { 1.3 },
+                presence: if kind == 2 { 0.0 } else { 0.4 },
+                frequency: if kind == 0 { 0.2 } else { 0.0 },
+                logprobs: [-1, 0, 5, 20][kind as usize],
+                bias_first: bias_first as i32,
+                bias_count: (biases.len() - 1 - bias_first) as i32,
+                ban_count: i32::from(kind == 3),
+                ..SampleRow::greedy(slot)
+            });
+            tokens.push((prompt, output));
+            logits.extend(own);
+        }
+        let case = Case { logits: &logits, rows: &rows, biases: &biases, tokens: &tokens };
+        for drawn in draw_twice(&bench, &case) {
+            for (place, (token, report)) in drawn.into_iter().enumerate() {
+                let (row, raw) = (&rows[place], &logits[place * vocabulary..][..vocabulary]);
+                let want = most_likely(&adjusted(raw, row, &biases, &tokens[place]));
+                assert_eq!(token as usize, want, "of {vocabulary}, {row:?}");
+                tokens[place].1.push(token);
+                if row.logprobs < 0 {
+                    continue;
+                }
+                let total = raw.iter().map(|&logit| f64::from(logit).exp()).sum::<f64>().ln();
+                let logprob = |token: usize| (f64::from(raw[token]) - total) as f32;
+                assert_close(&[report.logprob], &[logprob(want)], 1e-4, "of the token drawn");
+                let mut order: Vec<usize> = (0..vocabulary).collect();
+                order.sort_by(|&a, &b| raw[b].total_cmp(&raw[a]).then(a.cmp(&b)));
+                for (top, &token) in report.top[..row.logprobs as usize].iter().zip(&order) {
+                    assert_eq!(top.token as usize, token);
+                    assert_close(&[top.logprob], &[logprob(token)], 1e-4, "of another");
+                }
+            }
+        }
+    }
+    assert_eq!(size_of::<Report>(), 4 + 8 * LOGPROBS_MAX);
 }

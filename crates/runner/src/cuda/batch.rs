@@ -5,11 +5,11 @@ use std::{any::Any, sync::Arc};
 use cuda::{
     DeviceBuffer, Gpu, PinnedBuffer, Stream,
     kernels::{
-        BLOCK_TOKENS, FEW_ROWS_MAX, SampleRow,
+        BLOCK_TOKENS, LOGPROBS_MAX, SampleRow, TokenBias,
         attention::{Sequence, StepLimits, TaskList},
     },
 };
-use types::{SamplingParams, SlotId, StepPlan, TokenId};
+use types::{SlotId, StepPlan, TokenId};
 
 use super::{attention::Planner, slots::Slots, walk::padded_rows};
 use crate::{Error, slot::Slot};
@@ -18,9 +18,11 @@ use crate::{Error, slot::Slot};
 pub(super) struct Batch {
     /// Rows computed: those of the plan, and some more that only fill a step up.
     pub(super) rows: usize,
-    /// Whether each request has one row, and its token is drawn on the GPU. Steps of this kind with as many rows differ
-    /// in nothing but their numbers.
+    /// Whether each request has one row, and its token is drawn on the GPU. Steps of this kind with as many rows, and
+    /// alike in whether they adjust, differ in nothing but their numbers.
     pub(super) is_decode: bool,
+    /// Whether logits are changed before tokens are drawn, or log-probabilities are wanted.
+    pub(super) adjusts: bool,
     /// Those of the plan.
     pub(super) outputs: Vec<Output>,
     /// Tasks of attention, one list for each window that layers have.
@@ -28,6 +30,8 @@ pub(super) struct Batch {
     /// Of rows and outputs, as [`Inputs::views`] divides them.
     words: Vec<i32>,
     tables: Vec<i32>,
+    /// Of all rows, as pairs of words.
+    biases: Vec<i32>,
 }
 
 /// What rows that only fill a step up do: they draw for a slot, and write to a place, that no request has.
@@ -41,6 +45,7 @@ pub(super) struct Filler {
 pub(super) struct Inputs {
     words: DeviceBuffer<i32>,
     tables: DeviceBuffer<i32>,
+    biases: DeviceBuffer<i32>,
     tasks: Vec<DeviceBuffer<i32>>,
 }
 
@@ -48,6 +53,7 @@ pub(super) struct Inputs {
 pub(super) struct Views {
     pub(super) rows: usize,
     pub(super) sample: DeviceBuffer<SampleRow>,
+    pub(super) biases: DeviceBuffer<TokenBias>,
     pub(super) tokens: DeviceBuffer<i32>,
     pub(super) positions: DeviceBuffer<i32>,
     pub(super) places: DeviceBuffer<i32>,
@@ -62,6 +68,8 @@ pub(super) struct Views {
 pub(super) struct Output {
     pub(super) slot: SlotId,
     pub(super) purpose: Purpose,
+    /// Log-probabilities of so many likely tokens are wanted, and that of the token.
+    pub(super) logprobs: Option<u32>,
 }
 
 /// What for.
@@ -77,6 +85,10 @@ pub(super) enum Purpose {
 
 /// Words of a [`SampleRow`].
 const SAMPLE_WORDS: usize = size_of::<SampleRow>() / 4;
+/// Biases and bans of a step at most, of all its requests together.
+const BIASES_MAX: usize = 1 << 14;
+/// Words of a [`TokenBias`].
+const BIAS_WORDS: usize = size_of::<TokenBias>() / 4;
 /// Kinds of numbers that each row has one of: its token, position and place.
 const ROW_WORDS: usize = 3;
 
@@ -85,12 +97,19 @@ impl Batch {
     ///
     /// # Panics
     /// If the plan names a slot that was not admitted, or positions of which no token is known or being drawn.
-    pub(super) fn new(plan: &StepPlan, slots: &Slots, planner: &Planner, filler: Filler) -> Self {
+    pub(super) fn new(
+        plan: &StepPlan,
+        slots: &Slots,
+        planner: &Planner,
+        vocab_size: usize,
+        filler: Filler,
+    ) -> Self {
         let rows = plan.token_count();
         let (mut tokens, mut positions) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
         let (mut places, mut tables) = (Vec::with_capacity(rows), Vec::new());
         let (mut selected, mut outputs, mut sample) = (Vec::new(), Vec::new(), Vec::new());
         let mut sequences = Vec::with_capacity(plan.items.len());
+        let (mut biases, mut adjusts) = (Vec::new(), false);
         for item in &plan.items {
             let slot = slots.get(item.slot);
             let [table] = &item.block_tables[..] else {
@@ -113,8 +132,11 @@ impl Batch {
             tables.extend(table.iter().map(|block| block.0 as i32));
             let mut output = |row: usize, purpose| {
                 selected.push(row as i32);
-                sample.extend(sample_words(&slot.sampling, item.slot, range.end));
-                outputs.push(Output { slot: item.slot, purpose });
+                let how = sample_row(slot, item.slot, range.end, (vocab_size, &mut biases));
+                adjusts |= does_adjust(&how);
+                sample.extend(words_of(&how));
+                let logprobs = slot.sampling.logprobs;
+                outputs.push(Output { slot: item.slot, purpose, logprobs });
             };
             if slot.sampling.prompt_logprobs.is_some() {
                 let last = range.end.min(slot.prompt_len - 1);
@@ -137,11 +159,11 @@ impl Batch {
             tokens.push(0);
             positions.push(0);
             places.push(filler.place as i32);
-            let greedy = SamplingParams::greedy();
-            sample.extend(sample_words(&greedy, SlotId(filler.slot as u32), 0));
+            sample.extend(words_of(&SampleRow::greedy(filler.slot as i32)));
         }
         let words = [sample, tokens, positions, places, selected].concat();
-        Self { rows, is_decode, outputs, tasks: planner.plan(&sequences), words, tables }
+        let tasks = planner.plan(&sequences);
+        Self { rows, is_decode, adjusts, outputs, tasks, words, tables, biases }
     }
 
     /// Rows whose logits are wanted, those that only fill a step up included.
@@ -165,6 +187,7 @@ impl Batch {
         };
         copy(&self.words, &inputs.words)?;
         copy(&self.tables, &inputs.tables)?;
+        copy(&self.biases, &inputs.biases)?;
         for (tasks, to) in self.tasks.iter().zip(&inputs.tasks) {
             copy(tasks.words(), to)?;
         }
@@ -184,13 +207,18 @@ impl Inputs {
         let words = limits.rows * (ROW_WORDS + 1 + SAMPLE_WORDS);
         let task_words = planner.words_max(limits);
         let tasks: Result<_, _> = (0..planner.lists()).map(|_| buffer(task_words)).collect();
-        Ok(Self { words: buffer(words)?, tables: buffer(limits.pages)?, tasks: tasks? })
+        Ok(Self {
+            words: buffer(words)?,
+            tables: buffer(limits.pages)?,
+            biases: buffer(BIAS_WORDS * BIASES_MAX)?,
+            tasks: tasks?,
+        })
     }
 
     /// Words that the host has for a step at most.
     pub(super) fn words(&self) -> usize {
         let tasks: usize = self.tasks.iter().map(DeviceBuffer::len).sum();
-        self.words.len() + self.tables.len() + tasks
+        self.words.len() + self.tables.len() + self.biases.len() + tasks
     }
 
     /// Where the numbers of a step with so many rows and outputs are.
@@ -208,6 +236,7 @@ impl Inputs {
             positions: section(rows),
             places: section(rows),
             selected: section(outputs),
+            biases: self.biases.clone().cast(),
             tables: self.tables.clone(),
             tasks: self.tasks.clone(),
         }
@@ -215,13 +244,15 @@ impl Inputs {
 
     /// The same memory, to be kept by whoever uses it.
     pub(super) fn buffers(&self) -> impl Any + Send + Sync + use<> {
-        (self.words.clone(), self.tables.clone(), self.tasks.clone())
+        (self.words.clone(), self.tables.clone(), self.biases.clone(), self.tasks.clone())
     }
 }
 
 /// Rows of a step in which each request has one: few different ones, so that each can be recorded.
 fn step_rows(rows: usize) -> usize {
-    if rows <= FEW_ROWS_MAX { rows } else { padded_rows(rows) }
+    /// Up to here a row costs more than a graph.
+    const EXACT_MAX: usize = 8;
+    if rows <= EXACT_MAX { rows } else { padded_rows(rows) }
 }
 
 /// The token of a position, or the place where the one that is being drawn will be.
@@ -233,42 +264,99 @@ fn token_source(slot: &Slot, id: SlotId, position: usize) -> i32 {
 /// Whether the host has to see logits of a step. It then draws all of its tokens, and has to know those of the steps
 /// before.
 pub(super) fn step_needs_host(plan: &StepPlan, slots: &Slots) -> bool {
+    let mut biases = 0;
     plan.items.iter().any(|item| {
         let slot = slots.get(item.slot);
+        let sampling = &slot.sampling;
         let is_in_prompt = (item.positions.start as usize) + 1 < slot.prompt_len;
+        if item.sample {
+            biases += sampling.logit_bias.len() + sampling.stop_token_ids.len();
+        }
         (item.sample && needs_host(slot))
-            || (is_in_prompt && slot.sampling.prompt_logprobs.is_some())
+            || (is_in_prompt && sampling.prompt_logprobs.is_some())
+            || biases > BIASES_MAX
     })
 }
 
 /// Whether only the host can draw this request's tokens.
 fn needs_host(slot: &Slot) -> bool {
     let sampling = &slot.sampling;
-    slot.occurrences.is_some()
-        || !sampling.logit_bias.is_empty()
-        || sampling.logprobs.is_some()
-        || sampling.typical_p < 1.0
-        || (sampling.tokens_min > 0 && !sampling.stop_token_ids.is_empty())
+    sampling.typical_p < 1.0 || sampling.logprobs.is_some_and(|count| count as usize > LOGPROBS_MAX)
+}
+
+/// How the token at a position is drawn. Appends its biases and bans to those of the step.
+fn sample_row(
+    slot: &Slot,
+    id: SlotId,
+    position: usize,
+    (vocab_size, biases): (usize, &mut Vec<i32>),
+) -> SampleRow {
+    let sampling = &slot.sampling;
+    let is_greedy = sampling.temperature == 0.0;
+    let is_token = |token: TokenId| (token as usize) < vocab_size;
+    let bias_first = biases.len() / BIAS_WORDS;
+    let mut own: Vec<(TokenId, f32)> = sampling.logit_bias.clone();
+    own.retain(|&(token, _)| is_token(token));
+    // The GPU adds all at once, so each token is named once.
+    own.sort_by_key(|&(token, _)| token);
+    own.dedup_by(|next, kept| {
+        let is_same = next.0 == kept.0;
+        kept.1 += if is_same { next.1 } else { 0.0 };
+        is_same
+    });
+    let bias_count = own.len();
+    // Tokens of steps under way are not known yet, but their number is.
+    let is_stop_banned = position < slot.prompt_len + sampling.tokens_min as usize;
+    let bans = sampling.stop_token_ids.iter().filter(|&&token| is_stop_banned && is_token(token));
+    own.extend(bans.map(|&token| (token, 0.0)));
+    biases.extend(own.iter().flat_map(|&(token, bias)| [token as i32, bias.to_bits() as i32]));
+    SampleRow {
+        seed: sampling.seed,
+        position: position as u64,
+        // Finite, so that the largest logit is 0 away from itself at any temperature.
+        scale: if is_greedy { 0.0 } else { sampling.temperature.recip().min(f32::MAX) },
+        top_p: sampling.top_p,
+        min_p: sampling.min_p,
+        top_k: i32::try_from(sampling.top_k).unwrap_or(i32::MAX),
+        repetition: sampling.repetition_penalty,
+        presence: sampling.presence_penalty,
+        frequency: sampling.frequency_penalty,
+        logprobs: sampling.logprobs.map_or(-1, |count| count.min(LOGPROBS_MAX as u32) as i32),
+        bias_first: bias_first as i32,
+        bias_count: bias_count as i32,
+        ban_count: (own.len() - bias_count) as i32,
+        slot: id.0 as i32,
+    }
+}
+
+/// Whether logits are changed before the draw, or reported.
+fn does_adjust(row: &SampleRow) -> bool {
+    let is_penalised = row.repetition != 1.0 || row.presence != 0.0 || row.frequency != 0.0;
+    is_penalised || row.logprobs >= 0 || row.bias_count + row.ban_count > 0
 }
 
 /// A [`SampleRow`] as words.
-fn sample_words(sampling: &SamplingParams, slot: SlotId, position: usize) -> [i32; SAMPLE_WORDS] {
+fn words_of(row: &SampleRow) -> [i32; SAMPLE_WORDS] {
     let halves = |value: u64| [value as i32, (value >> 32) as i32];
-    let [seed, position] = [halves(sampling.seed), halves(position as u64)];
-    let is_greedy = sampling.temperature == 0.0;
-    // Finite, so that the largest logit is 0 away from itself at any temperature.
-    let scale = if is_greedy { 0.0 } else { sampling.temperature.recip().min(f32::MAX) };
+    let [seed, position] = [halves(row.seed), halves(row.position)];
+    let bits = |value: f32| value.to_bits() as i32;
     [
         seed[0],
         seed[1],
         position[0],
         position[1],
-        scale.to_bits() as i32,
-        sampling.top_p.to_bits() as i32,
-        sampling.min_p.to_bits() as i32,
-        i32::try_from(sampling.top_k).unwrap_or(i32::MAX),
-        slot.0 as i32,
-        0,
+        bits(row.scale),
+        bits(row.top_p),
+        bits(row.min_p),
+        row.top_k,
+        bits(row.repetition),
+        bits(row.presence),
+        bits(row.frequency),
+        row.logprobs,
+        row.bias_first,
+        row.bias_count,
+        row.ban_count,
+        row.slot,
     ]
 }
 
@@ -276,7 +364,7 @@ fn sample_words(sampling: &SamplingParams, slot: SlotId, position: usize) -> [i3
 mod tests {
     use std::{ops::Range, sync::Arc};
 
-    use types::{SlotAdmission, StepId, WorkItem};
+    use types::{SamplingParams, SlotAdmission, StepId, WorkItem};
 
     use super::*;
 
@@ -306,14 +394,49 @@ mod tests {
     fn a_step_needs_the_host_for_what_it_computes_and_not_for_what_comes_later() {
         let greedy = SamplingParams::greedy;
         assert!(!needs(greedy(), 0..10, true));
-        let logprobs = SamplingParams { logprobs: Some(0), ..greedy() };
-        assert!(needs(logprobs.clone(), 0..10, true));
-        assert!(!needs(logprobs, 0..5, false), "nothing is drawn yet");
-        let penalty = SamplingParams { presence_penalty: 0.5, ..greedy() };
-        assert!(needs(penalty, 9..10, true));
+        let many_logprobs = SamplingParams { logprobs: Some(21), ..greedy() };
+        assert!(needs(many_logprobs.clone(), 0..10, true));
+        assert!(!needs(many_logprobs, 0..5, false), "nothing is drawn yet");
+        let typical = SamplingParams { typical_p: 0.5, ..greedy() };
+        assert!(needs(typical, 9..10, true));
+        let on_gpu = SamplingParams {
+            presence_penalty: 0.5,
+            logprobs: Some(20),
+            logit_bias: vec![(3, 1.0)],
+            tokens_min: 5,
+            stop_token_ids: vec![2],
+            ..greedy()
+        };
+        assert!(!needs(on_gpu, 9..10, true));
+        let biases = SamplingParams { logit_bias: vec![(3, 1.0); BIASES_MAX + 1], ..greedy() };
+        assert!(needs(biases, 9..10, true), "more than there is room for");
         let prompt_logprobs = SamplingParams { prompt_logprobs: Some(0), ..greedy() };
         assert!(needs(prompt_logprobs.clone(), 0..5, false), "in the middle of the prompt");
         assert!(needs(prompt_logprobs.clone(), 8..10, true));
         assert!(!needs(prompt_logprobs, 9..10, true), "no token of the prompt follows");
+    }
+
+    #[test]
+    fn biases_name_known_tokens_once_and_bans_end_with_the_least_length() {
+        let sampling = SamplingParams {
+            logit_bias: vec![(7, 1.0), (99, 1.0), (3, -2.0), (7, 0.5)],
+            tokens_min: 2,
+            stop_token_ids: vec![5, 77],
+            ..SamplingParams::greedy()
+        };
+        let slot = Slot::new(SlotAdmission {
+            slot: SlotId(4),
+            tokens: vec![1; 10],
+            prompt_len: 10,
+            sampling: Arc::new(sampling),
+        });
+        let mut biases = vec![0, 0];
+        let words = |token: i32, bias: f32| [token, bias.to_bits() as i32];
+        let row = sample_row(&slot, SlotId(4), 11, (50, &mut biases));
+        assert_eq!((row.bias_first, row.bias_count, row.ban_count), (1, 2, 1));
+        assert_eq!(biases, [words(0, 0.0), words(3, -2.0), words(7, 1.5), words(5, 0.0)].concat());
+        assert!(does_adjust(&row));
+        let row = sample_row(&slot, SlotId(4), 12, (50, &mut biases));
+        assert_eq!((row.bias_first, row.bias_count, row.ban_count), (4, 2, 0), "two are out");
     }
 }

@@ -1,19 +1,22 @@
 //! A model's weights on a GPU.
 //!
 //! Matrices that read the same input lie one after another, so that one product serves queries, keys and values, and
-//! another gate and up. All are bfloat16; what a checkpoint has in another format is converted on the way.
+//! another gate and up. Quantized formats stay quantized, bit for bit; all others become bfloat16 on the way.
 
-use std::{path::PathBuf, sync::Arc, thread};
+use std::{ops::Range, path::PathBuf, sync::Arc};
 
 use cuda::{
-    Compiler, DeviceBuffer, Event, Gpu, PinnedBuffer, Stream,
-    kernels::{KernelOptions, Kernels},
+    Compiler, DeviceBuffer, Gpu, Stream,
+    kernels::{
+        KernelOptions, Kernels,
+        products::{DENSE_ROWS_MAX, Matrix, QUANTIZED_ROWS_MAX, QuantizedMatrix},
+    },
 };
-use half::bf16;
+use kernels::linear::QuantizedLayout;
 use models::{Checkpoint, DecoderSpec, Part, RopeFrequencies, describe};
-use types::DataType;
 use weights::{Tensor, Weights};
 
+use super::staging::Staging;
 use crate::Error;
 
 /// How to load a model onto a GPU.
@@ -32,29 +35,41 @@ pub struct CudaModel {
     pub spec: DecoderSpec,
     pub(super) stream: Arc<Stream>,
     pub(super) kernels: Kernels,
-    pub(super) embedding: DeviceBuffer<bf16>,
+    pub(super) embedding: Segments,
     pub(super) layers: Vec<Layer>,
     pub(super) last_norm: DeviceBuffer<f32>,
     /// The embedding again where they are tied.
-    pub(super) logits: DeviceBuffer<bf16>,
+    pub(super) logits: Segments,
     pub(super) frequencies: DeviceBuffer<f64>,
     pub(super) magnitude: f32,
+    /// Most rows for which products do the norms around them.
+    pub(super) fused_rows_max: usize,
     pub(super) weights_bytes: u64,
+}
+
+/// Matrices with as many columns, their rows one after another: one, but where formats differ.
+pub(super) type Segments = Vec<Segment>;
+
+/// A matrix among those that read the same input.
+#[derive(Clone)]
+pub(super) struct Segment {
+    pub(super) rows: usize,
+    pub(super) matrix: Matrix,
 }
 
 /// A layer's weights.
 pub(super) struct Layer {
     pub(super) attention_norm: DeviceBuffer<f32>,
     /// Queries, keys, values.
-    pub(super) qkv: DeviceBuffer<bf16>,
+    pub(super) qkv: Segments,
     pub(super) qkv_bias: Option<DeviceBuffer<f32>>,
     pub(super) query_norm: Option<DeviceBuffer<f32>>,
     pub(super) key_norm: Option<DeviceBuffer<f32>>,
-    pub(super) output: DeviceBuffer<bf16>,
+    pub(super) output: Segments,
     pub(super) feed_forward_norm: DeviceBuffer<f32>,
     /// Gate, then up.
-    pub(super) gate_up: DeviceBuffer<bf16>,
-    pub(super) down: DeviceBuffer<bf16>,
+    pub(super) gate_up: Segments,
+    pub(super) down: Segments,
     pub(super) window: Option<usize>,
 }
 
@@ -70,8 +85,9 @@ impl CudaModel {
         let stream = Stream::new(gpu)?;
         let compiler = Compiler::new(&gpu.architecture(), options.kernel_cache.as_deref())?;
         let group = spec.heads / spec.kv_heads;
-        let kernel_options = KernelOptions::new(gpu, spec.head_dim, group);
-        let kernels = Kernels::load(gpu, &compiler, kernel_options)?;
+        let layouts = if options.random { Vec::new() } else { layouts(weights) };
+        let kernel_options = KernelOptions::new(gpu, (spec.head_dim, group), layouts);
+        let kernels = Kernels::load(gpu, &compiler, &kernel_options)?;
         let rope = RopeFrequencies::new(&spec.rope);
         let frequencies = DeviceBuffer::new(gpu, rope.frequencies.len(), "frequencies")?;
         stream.upload_now(&rope.frequencies, &frequencies)?;
@@ -88,9 +104,9 @@ impl CudaModel {
             bytes_total: weights.bytes(),
             progress: options.progress,
         };
-        let table = [spec.vocab_size, spec.width];
-        let embedding = loader.matrix(&[Part::Embedding], 0, [&table[..1], &table[1..]])?;
-        let layers: Result<_, Error> =
+        let embedding =
+            loader.matrices(&[Part::Embedding], 0, (&[spec.vocab_size], spec.width), true)?;
+        let layers: Result<Vec<_>, Error> =
             (0..spec.layers).map(|layer| loader.layer(&spec, layer)).collect();
         let layers = layers?;
         let last_norm = loader.vector(Part::LastNorm, 0, "weight", &[spec.width])?;
@@ -99,9 +115,15 @@ impl CudaModel {
         let logits = if tied {
             embedding.clone()
         } else {
-            loader.matrix(&[Part::Logits], 0, [&table[..1], &table[1..]])?
+            loader.matrices(&[Part::Logits], 0, (&[spec.vocab_size], spec.width), true)?
         };
         let weights_bytes = loader.bytes;
+        let all_quantized = layers
+            .iter()
+            .flat_map(Layer::products)
+            .flatten()
+            .all(|segment| segment.matrix.layout().is_some());
+        let fused_rows_max = if all_quantized { QUANTIZED_ROWS_MAX } else { DENSE_ROWS_MAX };
         stream.synchronize()?;
         let magnitude = rope.magnitude;
         Ok(Self {
@@ -114,14 +136,41 @@ impl CudaModel {
             logits,
             frequencies,
             magnitude,
+            fused_rows_max,
             weights_bytes,
         })
+    }
+
+    /// Bytes of weights that a step reads at least: all but the table of the embedding.
+    pub fn step_bytes(&self) -> u64 {
+        let bytes = |segments: &Segments| -> usize {
+            segments.iter().map(|segment| segment.matrix.bytes()).sum()
+        };
+        let layers = self.layers.iter().flat_map(Layer::products);
+        (layers.map(bytes).sum::<usize>() + bytes(&self.logits)) as u64
     }
 
     /// The GPU it is on.
     pub fn gpu(&self) -> &Arc<Gpu> {
         self.stream.gpu()
     }
+}
+
+impl Layer {
+    /// What is multiplied with, in order.
+    pub(super) fn products(&self) -> [&Segments; 4] {
+        [&self.qkv, &self.output, &self.gate_up, &self.down]
+    }
+}
+
+/// How a checkpoint's matrices are quantized, each way once.
+fn layouts(weights: &Weights) -> Vec<QuantizedLayout> {
+    let mut layouts = Vec::new();
+    for tensor in weights.tensors().filter(|tensor| tensor.shape.len() == 2) {
+        let layout = quant::layout(tensor.data_type);
+        layouts.extend(layout.filter(|layout| !layouts.contains(layout)));
+    }
+    layouts
 }
 
 /// Refuses what the kernels cannot do.
@@ -157,10 +206,10 @@ struct Loader<'a> {
 impl Loader<'_> {
     fn layer(&mut self, spec: &DecoderSpec, layer: usize) -> Result<Layer, Error> {
         let (q_width, kv_width) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-        let (width, feed_forward) = ([spec.width], [spec.feed_forward]);
+        let (width, feed_forward) = (spec.width, spec.feed_forward);
         let qkv_parts = [Part::Query, Part::Key, Part::Value];
         let qkv_rows = [q_width, kv_width, kv_width];
-        let qkv = self.matrix(&qkv_parts, layer, [&qkv_rows, &width])?;
+        let qkv = self.matrices(&qkv_parts, layer, (&qkv_rows, width), false)?;
         let qkv_bias = match spec.qkv_bias {
             true => Some(self.vectors(&qkv_parts, layer, "bias", &qkv_rows)?),
             false => None,
@@ -170,48 +219,105 @@ impl Loader<'_> {
             false => Ok(None),
         };
         let (query_norm, key_norm) = (head_norm(Part::QueryNorm)?, head_norm(Part::KeyNorm)?);
-        let gate_up_rows = [spec.feed_forward; 2];
+        let gate_up = [Part::Gate, Part::Up];
+        let output = [Part::AttentionOutput];
         Ok(Layer {
-            attention_norm: self.vector(Part::AttentionNorm, layer, "weight", &width)?,
+            attention_norm: self.vector(Part::AttentionNorm, layer, "weight", &[width])?,
             qkv,
             qkv_bias,
             query_norm,
             key_norm,
-            output: self.matrix(&[Part::AttentionOutput], layer, [&width, &[q_width]])?,
-            feed_forward_norm: self.vector(Part::FeedForwardNorm, layer, "weight", &width)?,
-            gate_up: self.matrix(&[Part::Gate, Part::Up], layer, [&gate_up_rows, &width])?,
-            down: self.matrix(&[Part::Down], layer, [&width, &feed_forward])?,
+            output: self.matrices(&output, layer, (&[width], q_width), true)?,
+            feed_forward_norm: self.vector(Part::FeedForwardNorm, layer, "weight", &[width])?,
+            gate_up: self.matrices(&gate_up, layer, (&[feed_forward; 2], width), true)?,
+            down: self.matrices(&[Part::Down], layer, (&[width], feed_forward), true)?,
             window: spec.windows[layer],
         })
     }
 
-    /// Matrices with as many columns, their rows one after another.
-    fn matrix(
+    /// Matrices with as many columns, their rows one after another; if `whole`, as one.
+    fn matrices(
         &mut self,
         parts: &[Part],
         layer: usize,
-        [rows, columns]: [&[usize]; 2],
-    ) -> Result<DeviceBuffer<bf16>, Error> {
-        let columns = columns[0];
-        let all_rows: usize = rows.iter().sum();
-        let target = DeviceBuffer::new(self.stream.gpu(), all_rows * columns, "weights")?;
-        self.bytes += target.bytes() as u64;
+        (rows, columns): (&[usize], usize),
+        whole: bool,
+    ) -> Result<Segments, Error> {
         if self.random {
-            // Sums of so many products of numbers around 1 stay around 1.
-            let amplitude = (3.0 / columns as f32).sqrt();
-            self.seed += 1;
-            self.kernels.fill.fill(self.stream, &target, self.seed, amplitude)?;
-            return Ok(target);
+            return Ok(vec![self.random_matrix(rows.iter().sum(), columns)?]);
         }
-        let mut first = 0;
+        let mut tensors = Vec::new();
         for (&part, &rows) in parts.iter().zip(rows) {
-            let tensor = self.checkpoint.matrix(part, layer, [rows, columns])?;
-            let target = target.slice(first * columns..(first + rows) * columns);
-            self.staging.upload(self.stream, &tensor, columns, &target)?;
-            first += rows;
-            self.done(&tensor);
+            tensors.push(self.checkpoint.matrix(part, layer, [rows, columns])?);
         }
-        Ok(target)
+        let mut layouts: Vec<_> =
+            tensors.iter().map(|tensor| quant::layout(tensor.info.data_type)).collect();
+        // Quantized matrices are joined at the ends of whole tiles only.
+        let joins = |layouts: &[Option<QuantizedLayout>], part: usize| {
+            layouts[part - 1] == layouts[part]
+                && (layouts[part].is_none() || rows[part - 1].is_multiple_of(16))
+        };
+        if whole && !(1..parts.len()).all(|part| joins(&layouts, part)) {
+            layouts.fill(None);
+        }
+        let mut segments = Vec::new();
+        let mut first = 0;
+        for end in 1..=parts.len() {
+            if end == parts.len() || !joins(&layouts, end) {
+                let layout = layouts[first];
+                segments.push(self.segment(
+                    &tensors[first..end],
+                    (&rows[first..end], columns),
+                    layout,
+                )?);
+                first = end;
+            }
+        }
+        Ok(segments)
+    }
+
+    /// Tensors as one matrix.
+    fn segment(
+        &mut self,
+        tensors: &[Tensor<'_>],
+        (rows, columns): (&[usize], usize),
+        layout: Option<QuantizedLayout>,
+    ) -> Result<Segment, Error> {
+        let all_rows = rows.iter().sum();
+        let gpu = self.stream.gpu();
+        let matrix = match layout {
+            None => Matrix::Dense(DeviceBuffer::new(gpu, all_rows * columns, "weights")?),
+            Some(layout) => {
+                Matrix::Quantized(QuantizedMatrix::new(gpu, layout, [all_rows, columns])?)
+            }
+        };
+        let mut first = 0;
+        for (tensor, &rows) in tensors.iter().zip(rows) {
+            let range: Range<usize> = first..first + rows;
+            match &matrix {
+                Matrix::Dense(buffer) => {
+                    let target = buffer.slice(range.start * columns..range.end * columns);
+                    self.staging.upload_dense(self.stream, tensor, columns, &target)?;
+                }
+                Matrix::Quantized(matrix) => {
+                    self.staging.upload_quantized(self.stream, tensor, matrix, range)?;
+                }
+            }
+            first += rows;
+            self.done(tensor);
+        }
+        self.bytes += matrix.bytes() as u64;
+        Ok(Segment { rows: all_rows, matrix })
+    }
+
+    fn random_matrix(&mut self, rows: usize, columns: usize) -> Result<Segment, Error> {
+        let target = DeviceBuffer::new(self.stream.gpu(), rows * columns, "weights")?;
+        self.bytes += target.bytes() as u64;
+        // Sums of so many products of numbers around 1 stay around 1.
+        let amplitude = (3.0 / columns as f32).sqrt();
+        self.seed += 1;
+        self.kernels.fill.fill(self.stream, &target, self.seed, amplitude)?;
+        Ok(Segment { rows, matrix: Matrix::Dense(target) })
     }
 
     fn vector(
@@ -254,74 +360,4 @@ impl Loader<'_> {
         self.bytes_done += tensor.info.bytes as u64;
         (self.progress)(self.bytes_done, self.bytes_total);
     }
-}
-
-/// Pinned memory through which weights pass: one half is filled while the other is copied.
-struct Staging {
-    halves: [(PinnedBuffer<u8>, Event); 2],
-    next: usize,
-}
-
-/// Bytes of a half.
-const STAGING_BYTES: usize = 32 << 20;
-
-impl Staging {
-    fn new(gpu: &Arc<Gpu>) -> Result<Self, Error> {
-        let half = || Ok::<_, Error>((PinnedBuffer::zeroed(gpu, STAGING_BYTES)?, Event::new(gpu)?));
-        Ok(Self { halves: [half()?, half()?], next: 0 })
-    }
-
-    /// Copies a tensor's rows as bfloat16.
-    fn upload(
-        &mut self,
-        stream: &Stream,
-        tensor: &Tensor<'_>,
-        columns: usize,
-        target: &DeviceBuffer<bf16>,
-    ) -> Result<(), Error> {
-        let data_type = tensor.info.data_type;
-        let row_bytes = data_type.bytes_for(columns).expect("the tensor has whole rows");
-        let rows = target.len() / columns;
-        let rows_at_once = (STAGING_BYTES / (2 * columns)).max(1);
-        for first in (0..rows).step_by(rows_at_once) {
-            let count = rows_at_once.min(rows - first);
-            let (buffer, copied) = &mut self.halves[self.next];
-            self.next = 1 - self.next;
-            // An event that was never recorded is past.
-            copied.wait()?;
-            let source = &tensor.data[first * row_bytes..(first + count) * row_bytes];
-            convert(data_type, source, columns, &mut buffer[..2 * count * columns]);
-            let part = target.slice(first * columns..(first + count) * columns);
-            stream.upload(buffer, 0, &part.cast())?;
-            copied.record(stream)?;
-        }
-        Ok(())
-    }
-}
-
-/// Writes rows as bfloat16, little-endian, on several threads.
-fn convert(data_type: DataType, source: &[u8], columns: usize, target: &mut [u8]) {
-    let rows = target.len() / (2 * columns);
-    let row_bytes = source.len() / rows;
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(8);
-    let rows_each = rows.div_ceil(threads);
-    thread::scope(|scope| {
-        let sources = source.chunks(rows_each * row_bytes);
-        for (source, target) in sources.zip(target.chunks_mut(2 * rows_each * columns)) {
-            scope.spawn(move || {
-                if data_type == DataType::BF16 {
-                    target.copy_from_slice(source);
-                    return;
-                }
-                let mut floats = vec![0.0; columns];
-                let rows = source.chunks_exact(row_bytes);
-                for (source, target) in rows.zip(target.chunks_exact_mut(2 * columns)) {
-                    quant::dequantise(data_type, source, &mut floats);
-                    for (bytes, &value) in target.as_chunks_mut::<2>().0.iter_mut().zip(&floats) {
-                        *bytes = bf16::from_f32(value).to_le_bytes();
-                    }
-                }
-            });
-        }
-    });
 }

@@ -2,12 +2,15 @@
 
 use cuda::{
     DeviceBuffer, Stream,
-    kernels::{BLOCK_TOKENS, FEW_ROWS_MAX, square_sums},
+    kernels::{
+        BLOCK_TOKENS, Report,
+        products::{Matrix, TILE_ROWS, square_sums},
+    },
 };
 use half::bf16;
 use models::DecoderSpec;
 
-use super::{CudaModel, CudaOptions, walk::padded_rows};
+use super::{CudaModel, CudaOptions, load::Layer, walk::padded_rows};
 use crate::Error;
 
 /// Rows of logits computed together at most; more outputs than this take several passes over the head.
@@ -31,8 +34,16 @@ pub(super) struct Workspace {
     pub(super) angles: DeviceBuffer<f32>,
     /// Sums of squares that products of few rows leave for the norm after them.
     pub(super) squares: DeviceBuffer<f32>,
+    /// Weights as bfloat16, for products of many rows with a quantized matrix, or a part of one.
+    pub(super) dequantized: DeviceBuffer<bf16>,
     pub(super) selected: DeviceBuffer<bf16>,
     pub(super) logits: DeviceBuffer<f32>,
+    /// Log-probabilities of a step, by output.
+    pub(super) reports: DeviceBuffer<Report>,
+    /// How often each token was seen, `[slots + 1][vocabulary]`, for requests with penalties.
+    pub(super) counts: DeviceBuffer<u32>,
+    /// Tokens that are to be counted.
+    pub(super) counted: DeviceBuffer<i32>,
     /// Tokens drawn in a step, by output.
     pub(super) drawn: DeviceBuffer<i32>,
     /// The token drawn last, by slot.
@@ -41,7 +52,11 @@ pub(super) struct Workspace {
 }
 
 impl Workspace {
-    pub(super) fn new(model: &CudaModel, options: &CudaOptions) -> Result<Self, Error> {
+    pub(super) fn new(
+        model: &CudaModel,
+        options: &CudaOptions,
+        context_max: usize,
+    ) -> Result<Self, Error> {
         let (spec, stream) = (&model.spec, &*model.stream);
         let rows = (options.step_tokens_max as usize).next_multiple_of(ROWS_MULTIPLE);
         let output_rows = (options.slots_max as usize).min(OUTPUT_ROWS_MAX);
@@ -56,6 +71,7 @@ impl Workspace {
         let attended = halves(rows, spec.heads * spec.head_dim)?;
         let gate_up = halves(rows, 2 * spec.feed_forward)?;
         let gated = halves(rows, spec.feed_forward)?;
+        let dequantized = halves(1, dequantized_len(model))?;
         let selected = halves(output_rows.next_multiple_of(ROWS_MULTIPLE), spec.width)?;
         let mut floats = |rows: usize, width: usize| {
             bytes += (4 * rows * width) as u64;
@@ -63,8 +79,13 @@ impl Workspace {
         };
         let residual = floats(rows, spec.width)?;
         let angles = floats(rows, 2 * model.frequencies.len())?;
-        let squares = floats(FEW_ROWS_MAX, square_sums(spec.width))?;
+        let squares = floats(model.fused_rows_max, square_sums(spec.width))?;
         let logits = floats(output_rows.next_multiple_of(ROWS_MULTIPLE), spec.vocab_size)?;
+        let reports = DeviceBuffer::zeroed(stream, padded_rows(slots), "log-probabilities")?;
+        // One more, as for the last tokens.
+        let counts = DeviceBuffer::zeroed(stream, (slots + 1) * spec.vocab_size, "token counts")?;
+        let counted = DeviceBuffer::zeroed(stream, context_max, "tokens")?;
+        let bytes = bytes + (reports.bytes() + counts.bytes() + counted.bytes()) as u64;
         let drawn = DeviceBuffer::zeroed(stream, padded_rows(slots), "tokens")?;
         // One more, for rows that only fill a step up.
         let last_tokens = DeviceBuffer::zeroed(stream, slots + 1, "tokens")?;
@@ -77,15 +98,33 @@ impl Workspace {
             attended,
             gate_up,
             gated,
+            dequantized,
             angles,
             squares,
             selected,
             logits,
+            reports,
+            counts,
+            counted,
             drawn,
             last_tokens,
             bytes,
         })
     }
+}
+
+/// Weights that are dequantized together at most: a matrix of a layer, unless that is very large.
+fn dequantized_len(model: &CudaModel) -> usize {
+    const LEN_MAX: usize = 1 << 27;
+    let segments = model.layers.iter().flat_map(Layer::products).chain([&model.logits]).flatten();
+    let lens = segments.filter_map(|segment| match &segment.matrix {
+        Matrix::Dense(_) => None,
+        Matrix::Quantized(matrix) => {
+            let (rows, columns) = (segment.rows.next_multiple_of(TILE_ROWS), matrix.columns());
+            Some((rows * columns).min(LEN_MAX.max(TILE_ROWS * columns)))
+        }
+    });
+    lens.max().unwrap_or(0)
 }
 
 /// Keys and values of a layer, which clones share, `[blocks][kv_heads][16][head_dim]` each.

@@ -4,9 +4,9 @@
 //! tokens. Two steps may be under way: the host packs and launches one while the GPU computes the one before, whose
 //! last tokens the next one reads in the GPU's memory.
 //!
-//! Tokens are drawn on the GPU. Requests whose parameters need what only the host knows (penalties, biases,
-//! log-probabilities, typical sampling, a least number of tokens) have their logits copied to it and are drawn by the
-//! same code as on a CPU; `submit` waits for such a step.
+//! Tokens are drawn on the GPU, but for steps with a request that wants what its kernels do not do (typical sampling,
+//! log-probabilities of a prompt or of more than 20 tokens): logits are copied to the host and drawn from by the same
+//! code as on a CPU; `submit` waits for such a step.
 
 mod attention;
 mod batch;
@@ -14,6 +14,7 @@ mod load;
 mod memory;
 mod profile;
 mod slots;
+mod staging;
 mod walk;
 
 use std::{
@@ -23,12 +24,12 @@ use std::{
 
 use ::cuda::{
     Event, Graph, Multiplier, PinnedBuffer,
-    kernels::{BLOCK_TOKENS, attention::StepLimits},
+    kernels::{BLOCK_TOKENS, Draw, Report, attention::StepLimits},
 };
 use device::cpu::Isa;
 use types::{
-    CacheGroup, Executor, ExecutorInfo, Fault, MemoryReport, SampledToken, SlotId, StepId,
-    StepOutcome, StepPlan,
+    CacheGroup, Executor, ExecutorInfo, Fault, MemoryReport, SampledToken, StepId, StepOutcome,
+    StepPlan, TokenId, TokenLogprobs,
 };
 
 use self::{
@@ -75,8 +76,9 @@ pub enum GpuBudget {
 
 /// Runs plans on a GPU.
 pub struct CudaRunner {
-    /// Steps in which each request has one row, recorded, by their number of rows. None where one was run once.
-    graphs: HashMap<usize, Option<Graph>>,
+    /// Steps in which each request has one row, recorded, by their number of rows and whether they adjust logits. None
+    /// where one was run once.
+    graphs: HashMap<(usize, bool), Option<Graph>>,
     model: Arc<CudaModel>,
     info: ExecutorInfo,
     memory: MemoryReport,
@@ -95,13 +97,16 @@ pub struct CudaRunner {
 /// What a step under way has of its own.
 struct Lane {
     words: PinnedBuffer<i32>,
+    /// Of requests whose tokens are to be counted.
+    counted: PinnedBuffer<i32>,
     drawn: PinnedBuffer<i32>,
+    reports: PinnedBuffer<Report>,
     done: Event,
 }
 
 /// A step that was submitted and not waited for.
 enum UnderWay {
-    OnGpu { id: StepId, lane: usize, outputs: Vec<(SlotId, Admission)> },
+    OnGpu { id: StepId, lane: usize, outputs: Vec<(Output, Admission)> },
     Done(StepOutcome),
 }
 
@@ -119,7 +124,7 @@ impl CudaRunner {
         let &CudaOptions { step_tokens_max, slots_max, context_max, .. } = options;
         let context_max =
             Limits { step_tokens_max, slots_max, context_max }.context_max(spec.context_max)?;
-        let work = Workspace::new(&model, options)?;
+        let work = Workspace::new(&model, options, context_max as usize)?;
         let slots_max = options.slots_max as usize;
         let table_entries = slots_max * (context_max as usize).div_ceil(BLOCK_TOKENS);
         let limits = StepLimits {
@@ -133,7 +138,9 @@ impl CudaRunner {
         let lane = || {
             Ok::<_, Error>(Lane {
                 words: PinnedBuffer::zeroed(&gpu, inputs.words())?,
+                counted: PinnedBuffer::zeroed(&gpu, context_max as usize)?,
                 drawn: PinnedBuffer::zeroed(&gpu, slots_max)?,
+                reports: PinnedBuffer::zeroed(&gpu, slots_max)?,
                 done: Event::new(&gpu)?,
             })
         };
@@ -212,7 +219,8 @@ impl CudaRunner {
         if plan.items.is_empty() {
             return Ok(UnderWay::Done(empty(id)));
         }
-        let batch = Batch::new(plan, &self.slots, &self.walker.planner, self.filler);
+        let vocab_size = self.model.spec.vocab_size;
+        let batch = Batch::new(plan, &self.slots, &self.walker.planner, vocab_size, self.filler);
         let model = Arc::clone(&self.model);
         let stream = &*model.stream;
         let index = self.next_lane;
@@ -226,16 +234,21 @@ impl CudaRunner {
             self.walker.body(&model, &views, Some(&batch.tasks))?;
             UnderWay::Done(self.outputs_on_host(id, &batch, &views)?)
         } else {
+            self.count(&batch, index)?;
             match self.graph(&batch, &views)? {
                 Some(graph) => stream.play(graph)?,
                 None => {
                     self.walker.body(&model, &views, Some(&batch.tasks))?;
-                    outputs_on_gpu(&mut self.walker, &model, &views)?;
+                    outputs_on_gpu(&mut self.walker, &model, &views, batch.adjusts)?;
                 }
             }
-            let drawn = self.walker.work.drawn.slice(0..batch.outputs.len());
-            stream.download(&drawn, &mut self.lanes[index].drawn)?;
-            let admitted = |output: &Output| (output.slot, self.slots.admission(output.slot));
+            let count = batch.outputs.len();
+            let (work, lane) = (&self.walker.work, &mut self.lanes[index]);
+            stream.download(&work.drawn.slice(0..count), &mut lane.drawn)?;
+            if batch.outputs.iter().any(|output| output.logprobs.is_some()) {
+                stream.download(&work.reports.slice(0..count), &mut lane.reports)?;
+            }
+            let admitted = |output: &Output| (*output, self.slots.admission(output.slot));
             let outputs = batch.outputs.iter().map(admitted).collect();
             UnderWay::OnGpu { id, lane: index, outputs }
         };
@@ -244,13 +257,44 @@ impl CudaRunner {
         Ok(under_way)
     }
 
+    /// Has the GPU count the tokens of requests with penalties, where it has not.
+    fn count(&mut self, batch: &Batch, lane: usize) -> Result<(), Error> {
+        let (model, work) = (&self.model, &self.walker.work);
+        let vocab_size = model.spec.vocab_size;
+        let staged = &mut self.lanes[lane].counted;
+        let mut first = 0;
+        for output in &batch.outputs {
+            if !self.slots.needs_count(output.slot) {
+                continue;
+            }
+            let slot = self.slots.get(output.slot);
+            let end = slot.tokens.len();
+            if first + end > staged.len() {
+                // What was staged is copied after this.
+                model.stream.synchronize()?;
+                first = 0;
+            }
+            for (to, &token) in staged[first..first + end].iter_mut().zip(&slot.tokens) {
+                *to = token as i32;
+            }
+            let tokens = work.counted.slice(0..end);
+            model.stream.upload(staged, first, &tokens)?;
+            first += end;
+            let place = output.slot.0 as usize;
+            let counts = work.counts.slice(place * vocab_size..(place + 1) * vocab_size);
+            model.kernels.sample.count(&model.stream, &tokens, slot.prompt_len, &counts)?;
+            self.slots.set_counted(output.slot, true);
+        }
+        Ok(())
+    }
+
     /// The recorded step that does what a batch needs, if it is of the kind that is recorded. The first one of its size
     /// is not: the libraries do something for the first time then, which cannot be recorded.
     fn graph(&mut self, batch: &Batch, views: &Views) -> Result<Option<&Graph>, Error> {
         if !batch.is_decode || self.walker.profiler.is_on() {
             return Ok(None);
         }
-        match self.graphs.entry(batch.rows) {
+        match self.graphs.entry((batch.rows, batch.adjusts)) {
             Entry::Vacant(vacant) => {
                 vacant.insert(None);
                 Ok(None)
@@ -263,7 +307,8 @@ impl CudaRunner {
                     let mut failed = None;
                     let recorded = model.stream.record(Arc::new(keep), || {
                         let body = walker.body(model, views, None);
-                        let all = body.and_then(|()| outputs_on_gpu(walker, model, views));
+                        let adjusts = batch.adjusts;
+                        let all = body.and_then(|()| outputs_on_gpu(walker, model, views, adjusts));
                         failed = all.err();
                         Ok(())
                     });
@@ -308,11 +353,14 @@ impl CudaRunner {
         };
         lane.done.wait()?;
         let mut outcome = empty(id);
-        for ((slot, admission), &token) in outputs.into_iter().zip(&*lane.drawn) {
+        let drawn = lane.drawn.iter().zip(&*lane.reports);
+        for ((output, admission), (&token, report)) in outputs.into_iter().zip(drawn) {
+            let slot = output.slot;
             match u32::try_from(token) {
                 Ok(token) => {
                     self.slots.push(slot, admission, token);
-                    outcome.sampled.push(SampledToken { slot, token, logprobs: None });
+                    let logprobs = output.logprobs.map(|count| logprobs(token, report, count));
+                    outcome.sampled.push(SampledToken { slot, token, logprobs });
                 }
                 Err(_) => outcome.failed.push((slot, crate::sampling::not_finite())),
             }
@@ -371,15 +419,29 @@ impl Executor for CudaRunner {
 }
 
 /// Draws the tokens of a step's outputs.
-fn outputs_on_gpu(walker: &mut Walker, model: &CudaModel, views: &Views) -> Result<(), Error> {
+fn outputs_on_gpu(
+    walker: &mut Walker,
+    model: &CudaModel,
+    views: &Views,
+    adjusts: bool,
+) -> Result<(), Error> {
     let outputs = views.selected.len();
     for first in (0..outputs).step_by(walker.work.output_rows) {
         let range = first..outputs.min(first + walker.work.output_rows);
         walker.head(model, &views.selected.slice(range.clone()))?;
         let work = &walker.work;
-        let targets = [&work.drawn.slice(range.clone()), &work.last_tokens];
-        let (rows, vocabulary) = (views.sample.slice(range), model.spec.vocab_size);
-        model.kernels.sample.draw(&model.stream, &work.logits, &rows, targets, vocabulary)?;
+        let draw = Draw {
+            logits: &work.logits,
+            rows: &views.sample.slice(range.clone()),
+            adjusts,
+            biases: &views.biases,
+            counts: &work.counts,
+            reports: &work.reports.slice(range.clone()),
+            tokens: &work.drawn.slice(range),
+            last_tokens: &work.last_tokens,
+            vocabulary: model.spec.vocab_size,
+        };
+        model.kernels.sample.draw(&model.stream, &draw)?;
         walker.profiler.mark(&model.stream, Family::Sampling)?;
     }
     Ok(())
@@ -387,6 +449,13 @@ fn outputs_on_gpu(walker: &mut Walker, model: &CudaModel, views: &Views) -> Resu
 
 fn empty(id: StepId) -> StepOutcome {
     StepOutcome { id, sampled: Vec::new(), prompt_logprobs: Vec::new(), failed: Vec::new() }
+}
+
+/// What the GPU reports of a token, with so many others.
+fn logprobs(token: TokenId, report: &Report, count: u32) -> TokenLogprobs {
+    let top = report.top.iter().take(count as usize);
+    let top = top.map(|other| (other.token as TokenId, other.logprob)).collect();
+    TokenLogprobs { token, logprob: report.logprob, top }
 }
 
 /// Draws one output's token, or tells a prompt token's log-probability, and adds it to the outcome.
@@ -415,6 +484,7 @@ fn draw_on_host(
         Purpose::Draw | Purpose::DrawOnHost => {
             sample(isa, logits, held).map(|(token, logprobs)| {
                 slots.push(slot, slots.admission(slot), token);
+                slots.set_counted(slot, false);
                 outcome.sampled.push(SampledToken { slot, token, logprobs });
             })
         }

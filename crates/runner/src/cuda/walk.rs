@@ -1,22 +1,24 @@
 //! The kernel calls of a step, in order.
 
-use std::any::Any;
+use std::{any::Any, collections::HashMap, ops::Range};
 
 use cuda::{
     DeviceBuffer, Multiplier, Operands, OutputType, Product,
     kernels::{
-        Embed, FEW_ROWS_MAX, FewRows, NextNorm, NormFactor, RmsNorm, RopeStore, Sink,
+        Embed, Order, Prefetch, RmsNorm, RopeStore,
         attention::{Attention, TaskList, Tasks},
+        products::{FewRows, Matrix, NextNorm, NormFactor, Sink, TILE_ROWS, rows_max},
     },
 };
 use half::bf16;
 use kernels::rope::RopePairs;
+use models::DecoderSpec;
 
 use super::{
     CudaModel,
     attention::Planner,
     batch::Views,
-    load::Layer,
+    load::{Layer, Segment},
     memory::{LayerCache, ROWS_MULTIPLE, Workspace},
     profile::{Family, Profiler},
 };
@@ -40,15 +42,31 @@ enum Target<'a> {
     Residual(Option<&'a DeviceBuffer<f32>>),
 }
 
-/// A product: weights, and how many outputs and inputs a row has.
+/// A product, and how many inputs a row has. Each segment has as many outputs as rows.
+#[derive(Clone, Copy)]
 struct Linear<'a> {
-    weights: &'a DeviceBuffer<bf16>,
+    weights: &'a [Segment],
     input: &'a DeviceBuffer<bf16>,
     /// Whether a part of the norm before is still to be done: where rows are few, it is.
     normed: bool,
     target: Target<'a>,
-    outputs: usize,
     inputs: usize,
+    /// What the next product reads first.
+    next: Prefetch,
+}
+
+impl<'a> Linear<'a> {
+    /// The segments, and before how many outputs each begins.
+    fn segments(&self) -> impl Iterator<Item = (usize, &'a Segment)> + use<'a> {
+        self.weights.iter().scan(0, |end, segment| {
+            *end += segment.rows;
+            Some((*end - segment.rows, segment))
+        })
+    }
+
+    fn outputs(&self) -> usize {
+        self.weights.iter().map(|segment| segment.rows).sum()
+    }
 }
 
 /// Rows for which products of many rows are done: few different ones, so that the fastest way is known for each.
@@ -82,7 +100,8 @@ impl Walker {
         let embed = Embed {
             tokens: &views.tokens,
             last_tokens: &self.work.last_tokens,
-            table: &model.embedding,
+            table: &model.embedding[0].matrix,
+            vocabulary: spec.vocab_size,
             residual: &self.work.residual,
             positions: &views.positions,
             frequencies: &model.frequencies,
@@ -98,7 +117,7 @@ impl Walker {
         self.profiler.mark(stream, Family::Embedding)?;
         for index in 0..spec.layers {
             self.attention(model, views, tasks, index)?;
-            self.feed_forward(model, rows, index)?;
+            self.feed_forward(model, views, index)?;
         }
         Ok(())
     }
@@ -115,17 +134,25 @@ impl Walker {
         let (layer, width) = (&model.layers[index], spec.width);
         // The embedding normalises for the first layer.
         if index > 0 {
-            self.norm(model, &layer.attention_norm, rows)?;
+            let next = self.prefetch(model, rows, &layer.qkv, width, false);
+            self.norm(model, &layer.attention_norm, rows, next)?;
         }
         let (normed, qkv) = (self.work.normed.clone(), self.work.qkv.clone());
         let attended = self.work.attended.clone();
+        let attended_width = spec.heads * spec.head_dim;
+        // What attention reads between must leave room in the cache.
+        let position_bytes = 4 * spec.kv_heads * spec.head_dim;
+        let positions_max = model.gpu().properties().cache_bytes as usize / position_bytes;
+        let next = self
+            .prefetch(model, rows, &layer.output, attended_width, false)
+            .unless_above(positions_max, &views.positions);
         let linear = Linear {
             weights: &layer.qkv,
             input: &normed,
             normed: index > 0,
             target: Target::Bf16(&qkv),
-            outputs: spec.qkv_width(),
             inputs: width,
+            next,
         };
         self.multiply(model, linear, rows)?;
         self.profiler.mark(stream, Family::Qkv)?;
@@ -145,6 +172,12 @@ impl Walker {
             pairs: model.frequencies.len(),
             adjacent: spec.rope.pairs == RopePairs::Neighbours,
             epsilon: spec.norm_epsilon,
+            // The product before has done it, where it is one of few rows.
+            next: if rows <= rows_max(layer.qkv[0].matrix.layout()) {
+                Prefetch::NONE
+            } else {
+                next
+            },
         };
         kernels.rows.rope_store(stream, &rope_store)?;
         self.profiler.mark(stream, Family::Rope)?;
@@ -170,30 +203,41 @@ impl Walker {
             input: &attended,
             normed: false,
             target: Target::Residual(Some(&layer.feed_forward_norm)),
-            outputs: width,
-            inputs: spec.heads * spec.head_dim,
+            inputs: attended_width,
+            next: self.prefetch(model, rows, &layer.gate_up, width, true),
         };
         self.multiply(model, linear, rows)?;
         self.profiler.mark(stream, Family::Output)
     }
 
-    fn feed_forward(&mut self, model: &CudaModel, rows: usize, index: usize) -> Result<(), Error> {
+    fn feed_forward(
+        &mut self,
+        model: &CudaModel,
+        views: &Views,
+        index: usize,
+    ) -> Result<(), Error> {
+        let rows = views.rows;
         let layer = &model.layers[index];
         let (spec, stream, kernels) = (&model.spec, &*model.stream, &model.kernels);
         let (width, inner) = (spec.width, spec.feed_forward);
-        self.norm(model, &layer.feed_forward_norm, rows)?;
+        let next = self.prefetch(model, rows, &layer.gate_up, width, true);
+        self.norm(model, &layer.feed_forward_norm, rows, next)?;
+        let next = self.prefetch(model, rows, &layer.down, inner, false);
         let (normed, gated) = (self.work.normed.clone(), self.work.gated.clone());
-        if rows <= FEW_ROWS_MAX {
+        let matrix = &layer.gate_up[0].matrix;
+        if rows <= rows_max(matrix.layout()) {
+            let is_fused = rows <= model.fused_rows_max;
             let product = FewRows {
-                weights: &layer.gate_up,
+                weights: matrix,
                 input: &normed,
-                factor: Some(self.factor(spec.norm_epsilon)),
+                factor: is_fused.then(|| self.factor(spec.norm_epsilon)),
                 bias: None,
                 sink: Sink::Gated(&gated),
                 rows,
                 outputs: inner,
                 inputs: width,
                 output_stride: inner,
+                next,
             };
             kernels.few_rows.multiply(stream, &product)?;
             self.profiler.mark(stream, Family::GateUp)?;
@@ -204,12 +248,12 @@ impl Walker {
                 input: &normed,
                 normed: false,
                 target: Target::Bf16(&gate_up),
-                outputs: 2 * inner,
                 inputs: width,
+                next: Prefetch::NONE,
             };
             self.multiply(model, linear, rows)?;
             self.profiler.mark(stream, Family::GateUp)?;
-            kernels.rows.silu_mul(stream, &gate_up, &gated, (rows, inner))?;
+            kernels.rows.silu_mul(stream, &gate_up, &gated, (rows, inner), next)?;
             self.profiler.mark(stream, Family::Gate)?;
         }
         let next_norm = model.layers.get(index + 1).map(|next| &next.attention_norm);
@@ -218,8 +262,11 @@ impl Walker {
             input: &gated,
             normed: false,
             target: Target::Residual(next_norm),
-            outputs: width,
             inputs: inner,
+            next: match model.layers.get(index + 1) {
+                Some(next) => self.prefetch(model, rows, &next.qkv, width, false),
+                None => self.prefetch(model, views.selected.len(), &model.logits, width, false),
+            },
         };
         self.multiply(model, linear, rows)?;
         self.profiler.mark(stream, Family::Down)
@@ -241,6 +288,7 @@ impl Walker {
             rows,
             width: spec.width,
             epsilon: spec.norm_epsilon,
+            next: Prefetch::NONE,
         };
         model.kernels.rows.rms_norm(stream, &norm)?;
         self.profiler.mark(stream, Family::Norm)?;
@@ -250,8 +298,8 @@ impl Walker {
             input: &input,
             normed: false,
             target: Target::F32(&logits),
-            outputs: spec.vocab_size,
             inputs: spec.width,
+            next: Prefetch::NONE,
         };
         self.multiply(model, linear, rows)?;
         self.profiler.mark(stream, Family::Logits)
@@ -263,8 +311,9 @@ impl Walker {
         model: &CudaModel,
         weight: &DeviceBuffer<f32>,
         rows: usize,
+        next: Prefetch,
     ) -> Result<(), Error> {
-        if rows <= FEW_ROWS_MAX {
+        if rows <= model.fused_rows_max {
             return Ok(());
         }
         let norm = RmsNorm {
@@ -275,9 +324,33 @@ impl Walker {
             rows,
             width: model.spec.width,
             epsilon: model.spec.norm_epsilon,
+            next,
         };
         model.kernels.rows.rms_norm(&model.stream, &norm)?;
         self.profiler.mark(&model.stream, Family::Norm)
+    }
+
+    /// What a product reads first of its weights, where reading them is what it takes time for.
+    fn prefetch(
+        &self,
+        model: &CudaModel,
+        rows: usize,
+        weights: &[Segment],
+        inputs: usize,
+        gated: bool,
+    ) -> Prefetch {
+        /// With more rows than this, products compute for longer than they read.
+        const ROWS_MAX: usize = 192;
+        if rows > ROWS_MAX {
+            return Prefetch::NONE;
+        }
+        let first = &weights[0];
+        let order = match first.matrix.layout() {
+            None if rows > rows_max(None) => Order::ByInput,
+            _ => Order::ByOutput,
+        };
+        let gated = gated && order == Order::ByOutput;
+        Prefetch::of(model.gpu(), &first.matrix, [first.rows, inputs], (order, gated))
     }
 
     /// The part of a norm that a product of few rows does.
@@ -291,77 +364,174 @@ impl Walker {
         linear: Linear<'_>,
         rows: usize,
     ) -> Result<(), Error> {
-        let stream = &*model.stream;
-        if rows > FEW_ROWS_MAX {
-            let (weights, input) = (linear.weights, linear.input);
-            let (product, output) = product(linear, &self.work.residual, padded_rows(rows));
-            let operands = Operands { weights, input, output: &output };
-            return Ok(self.multiplier.multiply(stream, product, &operands)?);
+        for (first, segment) in linear.segments() {
+            if rows <= rows_max(segment.matrix.layout()) {
+                self.multiply_few(model, linear, (first, segment), rows)?;
+                continue;
+            }
+            for piece in self.pieces(linear, (first, segment), padded_rows(rows)) {
+                let weights = self.as_dense(model, &piece)?;
+                let operands = piece.operands(&weights);
+                self.multiplier.multiply(&model.stream, piece.product, &operands)?;
+            }
         }
-        let Linear { weights, input, normed, target, outputs, inputs } = linear;
+        Ok(())
+    }
+
+    fn multiply_few(
+        &self,
+        model: &CudaModel,
+        linear: Linear<'_>,
+        (first, segment): (usize, &Segment),
+        rows: usize,
+    ) -> Result<(), Error> {
+        let is_fused = rows <= model.fused_rows_max;
         let next =
             |weight| NextNorm { weight, scaled: &self.work.normed, squares: &self.work.squares };
+        let (halves, floats);
         let product = FewRows {
-            weights,
-            input,
-            factor: normed.then(|| self.factor(model.spec.norm_epsilon)),
+            weights: &segment.matrix,
+            input: linear.input,
+            factor: (is_fused && linear.normed).then(|| self.factor(model.spec.norm_epsilon)),
             bias: None,
-            sink: match target {
-                Target::Bf16(buffer) => Sink::Bf16(buffer),
-                Target::F32(buffer) => Sink::F32(buffer),
-                Target::Residual(norm) => Sink::Residual(&self.work.residual, norm.map(next)),
+            sink: match linear.target {
+                Target::Bf16(buffer) => {
+                    halves = buffer.slice(first..buffer.len());
+                    Sink::Bf16(&halves)
+                }
+                Target::F32(buffer) => {
+                    floats = buffer.slice(first..buffer.len());
+                    Sink::F32(&floats)
+                }
+                Target::Residual(norm) => {
+                    Sink::Residual(&self.work.residual, norm.filter(|_| is_fused).map(next))
+                }
             },
             rows,
-            outputs,
-            inputs,
-            output_stride: outputs,
+            outputs: segment.rows,
+            inputs: linear.inputs,
+            output_stride: linear.outputs(),
+            next: linear.next,
         };
-        Ok(model.kernels.few_rows.multiply(stream, &product)?)
+        Ok(model.kernels.few_rows.multiply(&model.stream, &product)?)
+    }
+
+    /// A segment's products of many rows: one, but for a quantized matrix of which only a part is dequantized at a time.
+    fn pieces<'a>(
+        &self,
+        linear: Linear<'_>,
+        (first, segment): (usize, &'a Segment),
+        rows: usize,
+    ) -> Vec<Piece<'a>> {
+        let (output_type, accumulate, element_bytes, output) = match linear.target {
+            Target::Bf16(buffer) => (OutputType::Bf16, false, 2, buffer.cast::<u8>()),
+            Target::F32(buffer) => (OutputType::F32, false, 4, buffer.cast()),
+            Target::Residual(_) => (OutputType::F32, true, 4, self.work.residual.cast()),
+        };
+        let inputs = linear.inputs;
+        let most = match &segment.matrix {
+            Matrix::Dense(_) => segment.rows,
+            Matrix::Quantized(_) => self.work.dequantized.len() / inputs / TILE_ROWS * TILE_ROWS,
+        };
+        let piece = |start: usize| {
+            let outputs = start..segment.rows.min(start + most);
+            Piece {
+                matrix: &segment.matrix,
+                product: Product {
+                    rows,
+                    outputs: outputs.len(),
+                    inputs,
+                    output_stride: linear.outputs(),
+                    output_type,
+                    accumulate,
+                },
+                input: linear.input.clone(),
+                output: output.slice((first + start) * element_bytes..output.len()),
+                outputs,
+            }
+        };
+        (0..segment.rows).step_by(most).map(piece).collect()
+    }
+
+    /// The weights of a piece as bfloat16.
+    fn as_dense(&self, model: &CudaModel, piece: &Piece<'_>) -> Result<DeviceBuffer<bf16>, Error> {
+        match piece.matrix {
+            Matrix::Dense(buffer) => Ok(buffer.clone()),
+            Matrix::Quantized(matrix) => {
+                let (target, rows) = (&self.work.dequantized, piece.outputs.clone());
+                model.kernels.dequantize.dequantize(&model.stream, matrix, rows, target)?;
+                Ok(target.clone())
+            }
+        }
     }
 
     /// Measures the ways to multiply with the model's matrices for a number of rows, and keeps the fastest.
     pub(super) fn tune(&mut self, model: &CudaModel, rows: usize) -> Result<(), Error> {
-        let spec = &model.spec;
-        let (width, inner) = (spec.width, spec.feed_forward);
-        let attended = spec.heads * spec.head_dim;
-        let work = &self.work;
-        let (normed, qkv, residual) = (&work.normed, &work.qkv, &work.residual);
-        type Weights = fn(&Layer) -> &DeviceBuffer<bf16>;
-        let shapes: [(Weights, _, _, _, _); 4] = [
-            (|layer| &layer.qkv, normed, Target::Bf16(qkv), spec.qkv_width(), width),
-            (|layer| &layer.output, &work.attended, Target::Residual(None), width, attended),
-            (|layer| &layer.gate_up, normed, Target::Bf16(&work.gate_up), 2 * inner, width),
-            (|layer| &layer.down, &work.gated, Target::Residual(None), width, inner),
-        ];
         /// Enough that none of their weights is still in a cache when its turn comes again.
         const LAYERS: usize = 4;
-        for (weights, input, target, outputs, inputs) in shapes {
-            let matrices = model.layers.iter().map(weights);
-            let first = model.layers.first().map(weights).expect("a model has layers");
-            let linear = Linear { weights: first, input, normed: false, target, outputs, inputs };
-            let (product, output) = product(linear, residual, rows);
-            let rounds: Vec<_> = matrices
-                .take(LAYERS)
-                .map(|weights| Operands { weights, input, output: &output })
+        let work = self.work.clone();
+        let mut rounds: HashMap<Product, Vec<Piece<'_>>> = HashMap::new();
+        for layer in &model.layers {
+            for linear in linears(&model.spec, &work, layer) {
+                let many = |segment: &Segment| rows > rows_max(segment.matrix.layout());
+                for segment in linear.segments().filter(|(_, segment)| many(segment)) {
+                    for piece in self.pieces(linear, segment, rows) {
+                        let round = rounds.entry(piece.product).or_default();
+                        if round.len() < LAYERS {
+                            round.push(piece);
+                        }
+                    }
+                }
+            }
+        }
+        for (product, pieces) in rounds {
+            let weights: Result<Vec<_>, Error> =
+                pieces.iter().map(|piece| self.as_dense(model, piece)).collect();
+            let weights = weights?;
+            let operands: Vec<_> = pieces
+                .iter()
+                .zip(&weights)
+                .map(|(piece, weights)| piece.operands(weights))
                 .collect();
-            self.multiplier.tune(&model.stream, product, &rounds)?;
+            self.multiplier.tune(&model.stream, product, &operands)?;
         }
         Ok(())
     }
 }
 
-/// A product of many rows, and the bytes that it writes.
-fn product(
-    linear: Linear<'_>,
-    residual: &DeviceBuffer<f32>,
-    rows: usize,
-) -> (Product, DeviceBuffer<u8>) {
-    let Linear { target, outputs, inputs, .. } = linear;
-    let (output_type, accumulate, output) = match target {
-        Target::Bf16(buffer) => (OutputType::Bf16, false, buffer.cast()),
-        Target::F32(buffer) => (OutputType::F32, false, buffer.cast()),
-        Target::Residual(_) => (OutputType::F32, true, residual.cast()),
+/// A part of a product of many rows, which one call does.
+struct Piece<'a> {
+    matrix: &'a Matrix,
+    /// Which of its rows.
+    outputs: Range<usize>,
+    product: Product,
+    input: DeviceBuffer<bf16>,
+    /// The bytes that it writes.
+    output: DeviceBuffer<u8>,
+}
+
+impl Piece<'_> {
+    fn operands<'a>(&'a self, weights: &'a DeviceBuffer<bf16>) -> Operands<'a> {
+        Operands { weights, input: &self.input, output: &self.output }
+    }
+}
+
+/// A layer's products as they are where rows are many.
+fn linears<'a>(spec: &DecoderSpec, work: &'a Workspace, layer: &'a Layer) -> [Linear<'a>; 4] {
+    let linear = |weights: &'a [Segment], input, target, inputs| Linear {
+        weights,
+        input,
+        normed: false,
+        target,
+        inputs,
+        next: Prefetch::NONE,
     };
-    let output_stride = outputs;
-    (Product { rows, outputs, inputs, output_stride, output_type, accumulate }, output)
+    let residual = Target::Residual(None);
+    let [qkv, output, gate_up, down] = layer.products();
+    [
+        linear(qkv, &work.normed, Target::Bf16(&work.qkv), spec.width),
+        linear(output, &work.attended, residual, spec.heads * spec.head_dim),
+        linear(gate_up, &work.normed, Target::Bf16(&work.gate_up), spec.width),
+        linear(down, &work.gated, residual, spec.feed_forward),
+    ]
 }

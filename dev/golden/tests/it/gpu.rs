@@ -172,3 +172,56 @@ fn overlapping_steps_and_scarce_blocks_change_nothing() {
         assert_alike(&got, &want, "through the engine");
     }
 }
+
+#[test]
+fn what_changes_logits_does_the_same_on_the_gpu_and_on_the_host() {
+    let Some(model) = model() else { return };
+    let on_gpu = SamplingParams {
+        presence_penalty: 0.6,
+        frequency_penalty: 0.3,
+        repetition_penalty: 1.2,
+        logit_bias: vec![(28, 2.0), (260, -3.0), (28, 0.5)],
+        tokens_min: 12,
+        stop_token_ids: vec![2, 0],
+        logprobs: Some(5),
+        ..SamplingParams::greedy()
+    };
+    // More alternatives than the GPU reports: the host draws.
+    let on_host = SamplingParams { logprobs: Some(21), ..on_gpu.clone() };
+    let mut runner = runner(&model, 16);
+    let got = run(&mut runner, &plain(&on_gpu), Circumstances::default());
+    let want = run(&mut runner, &plain(&on_host), Circumstances::default());
+    for (got, want) in got.iter().zip(&want) {
+        assert_eq!(got.tokens, want.tokens);
+        for (got, want) in got.logprobs.iter().zip(&want.logprobs) {
+            assert!((got.logprob - want.logprob).abs() < 1e-3, "{got:?}, {want:?}");
+            assert_eq!(got.top.len(), 5);
+            for ((token, logprob), (other, wanted)) in got.top.iter().zip(&want.top) {
+                assert!(token == other && (logprob - wanted).abs() < 1e-3, "{got:?}, {want:?}");
+            }
+        }
+    }
+    let circumstances = Circumstances { preempt_after: Some(5), ..Circumstances::default() };
+    let preempted = run(&mut runner, &plain(&on_gpu), circumstances);
+    for (got, want) in preempted.iter().zip(&want) {
+        let alike = got.tokens.iter().zip(&want.tokens).take_while(|(got, want)| got == want);
+        assert!(alike.count() >= 8, "counted again after preemption");
+    }
+}
+
+#[test]
+fn requests_that_the_host_draws_for_change_nothing_for_others() {
+    let Some(model) = model() else { return };
+    let mut jobs = plain(&SamplingParams::greedy());
+    let bytes = 4096 * 2 * 16 * model.spec.kv_values_per_token() as u64;
+    let (want, _) = through_engine(&model, &jobs, bytes);
+    let special = |change: &dyn Fn(&mut SamplingParams), job: &mut Job| change(&mut job.sampling);
+    special(&|sampling| sampling.prompt_logprobs = Some(3), &mut jobs[0]);
+    special(&|sampling| sampling.typical_p = 0.9999, &mut jobs[2]);
+    special(&|sampling| sampling.logprobs = Some(2), &mut jobs[3]);
+    let (got, _) = through_engine(&model, &jobs, bytes);
+    let generated = |tokens: Vec<Vec<TokenId>>| -> Vec<Generated> {
+        tokens.into_iter().map(|tokens| Generated { tokens, ..Generated::default() }).collect()
+    };
+    assert_alike(&generated(got), &generated(want), "in such company");
+}

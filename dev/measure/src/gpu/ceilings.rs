@@ -24,7 +24,7 @@ impl Ceilings {
     pub(crate) fn measure(gpu: &Arc<Gpu>) -> Result<Self> {
         let stream = Stream::new(gpu)?;
         let compiler = Compiler::new(&gpu.architecture(), None)?;
-        let kernels = Kernels::load(gpu, &compiler, KernelOptions::new(gpu, 64, 1))?;
+        let kernels = Kernels::load(gpu, &compiler, &KernelOptions::new(gpu, (64, 1), Vec::new()))?;
         let read_bytes_s = read(&stream, &kernels)?;
         let (burst_s, matrix_s) = multiply(&stream, &kernels)?;
         Ok(Self { read_bytes_s, matrix_s, burst_s })

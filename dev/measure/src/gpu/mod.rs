@@ -97,7 +97,7 @@ fn start(model: &Arc<CudaModel>, options: &CudaOptions) -> Result<(Engine, Engin
 
 /// What a model takes to compute.
 pub(crate) struct Work {
-    /// Bytes of weights that a step reads, the embedding left out.
+    /// Bytes of weights that a step reads, the table of the embedding left out.
     pub(crate) weight_bytes: f64,
     /// Bytes of keys and values of a position.
     pub(crate) kv_bytes: f64,
@@ -114,7 +114,7 @@ impl Work {
         let layer = spec.width * (spec.qkv_width() + attended + 3 * spec.feed_forward);
         let weights = (spec.layers * layer) as f64;
         Self {
-            weight_bytes: 2.0 * (weights + (spec.vocab_size * spec.width) as f64),
+            weight_bytes: model.step_bytes() as f64,
             kv_bytes: 2.0 * spec.kv_values_per_token() as f64,
             weights,
             attention: 4.0 * (attended * spec.layers) as f64,

@@ -142,8 +142,8 @@ pub struct AttentionKernels {
 }
 
 /// The shapes in which the kernels are compiled for a model.
-fn shapes(options: KernelOptions) -> (DecodeShape, PrefillShape) {
-    let KernelOptions { head_dim, group, hopper, shared_bytes_max } = options;
+fn shapes(options: &KernelOptions) -> (DecodeShape, PrefillShape) {
+    let &KernelOptions { head_dim, group, hopper, shared_bytes_max, .. } = options;
     let shared_bytes_max = shared_bytes_max as usize;
     let prefill = if hopper {
         PrefillShape::hopper(head_dim, group)
@@ -154,7 +154,7 @@ fn shapes(options: KernelOptions) -> (DecodeShape, PrefillShape) {
 }
 
 /// The sources for a model. That of the prompts' kernel is Hopper's own where it can be.
-pub(super) fn units(options: KernelOptions) -> Vec<Unit> {
+pub(super) fn units(options: &KernelOptions) -> Vec<Unit> {
     let unit = |name, source, macros: &[(&'static str, usize)]| Unit {
         name,
         source,
@@ -173,7 +173,7 @@ pub(super) fn units(options: KernelOptions) -> Vec<Unit> {
 impl AttentionKernels {
     pub(super) fn new(
         gpu: &Arc<Gpu>,
-        options: KernelOptions,
+        options: &KernelOptions,
         next: &mut NextModule<'_>,
     ) -> Result<Self, Error> {
         let multiprocessors = gpu.properties().multiprocessors as usize;

@@ -7,30 +7,12 @@
 // the digit that the cut falls into, then by the last 10. Candidates are drawn in order of their ids.
 
 #include "common.cuh"
+#include "sampling.cuh"
 
 #define THREADS 1024
 #define TILES 64       // stretches of the vocabulary whose masses are known apart
 #define DIGITS 2048
 #define LIMITLESS __int_as_float(0x7f800000)
-
-struct SampleRow {
-    u64 seed;
-    u64 position;
-    float scale;   // 1 / temperature; 0 draws the most likely token
-    float top_p;   // 1 keeps all
-    float min_p;   // 0 keeps all
-    int top_k;     // 0 keeps all
-    int slot;
-    int unused;
-};
-
-struct SampleArguments {
-    const float* logits;     // [rows][vocabulary]
-    const SampleRow* rows;   // [rows]
-    int* tokens;             // [rows]: the token drawn, or -1 where a logit is not a finite number
-    int* last_tokens;        // [slots]: the same
-    int vocabulary;
-};
 
 // Rises with the float.
 __device__ __forceinline__ u32 ordered(float value) {
@@ -70,7 +52,23 @@ __device__ __forceinline__ u64 warp_sum(u64 value) {
     return value;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) sample(const SampleArguments a) {
+// What is left to do with a token that was drawn.
+__device__ __forceinline__ void finish(const SampleArguments& a, const SampleRow& row, int token) {
+    a.tokens[blockIdx.x] = token;
+    a.last_tokens[row.slot] = token;
+    if (token < 0) return;
+    u32* count = a.counts + size_t(row.slot) * a.vocabulary + token;
+    const u32 before = is_penalised(row) ? *count : 0;
+    if (row.logprobs >= 0) {
+        float logit = without_penalties(a.logits[size_t(blockIdx.x) * a.vocabulary + token], row, before);
+        for (int i = row.bias_first; i < row.bias_first + row.bias_count; i++)
+            if (a.biases[i].token == token) logit -= a.biases[i].bias;
+        a.reports[blockIdx.x].logprob = logit - a.reports[blockIdx.x].logprob;
+    }
+    if (is_penalised(row)) *count = before + 1;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) draw(const SampleArguments a) {
     __shared__ Shared s;
     let_next_begin();
     wait_for_previous();
@@ -99,9 +97,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) sample(const SampleArgumen
             largest = s.largest[other], index = s.index[other];
         finite &= s.finite[other] != 0;
     }
-    auto finish = [&](int token) { a.tokens[blockIdx.x] = token, a.last_tokens[row.slot] = token; };
     if (!finite || row.scale == 0.0f) {
-        if (threadIdx.x == 0) finish(finite ? index : -1);
+        if (threadIdx.x == 0) finish(a, row, finite ? index : -1);
         return;
     }
 
@@ -249,7 +246,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) sample(const SampleArgumen
             total += s.prefix[other];
         }
         if (total > target) {
-            if (own > 0 && below + up_to - own <= target && target < below + up_to) finish(i);
+            if (own > 0 && below + up_to - own <= target && target < below + up_to) finish(a, row, i);
             return;
         }
         before = total;
