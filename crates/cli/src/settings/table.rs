@@ -226,6 +226,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "On a GPU: part of its memory that is used in all. The KV cache gets what weights and activations leave of it.",
     )
     .flags(&["gpu-memory-utilization"]),
+    setting(
+        "engine.gpu_check_launches",
+        "false",
+        Kind::Switch,
+        "On a GPU: wait for each kernel, so that the error of one that fails names it and its launch shape. Slow; for finding faults.",
+    ),
     setting("engine.kv_cache_dtype", "auto", Kind::Choice(&["auto", "bf16", "int8", "f32"]), "How keys and values are stored; auto is bf16, or f32 where the model computes in f32; int8 holds nearly twice as many as bf16, a little less exactly."),
     setting(
         "engine.prefix_cache",

@@ -51,12 +51,11 @@ struct Prefetch {
     int positions_max;
     int rows;
     int row_bytes;
-    int prefix_bytes;       // of each row, a multiple of 16
+    int prefix_bytes;       // of each row, a multiple of 128
 };
 
-// One warp of each block does it.
+// All threads of all blocks share the lines out.
 __device__ __forceinline__ void prefetch(const Prefetch& p) {
-#if __CUDA_ARCH__ >= 900
     if (!p.address) return;
     const int lane = threadIdx.x % 32;
     int sum = 0;
@@ -64,11 +63,10 @@ __device__ __forceinline__ void prefetch(const Prefetch& p) {
     for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
     if (sum > p.positions_max) return;
     const int block = blockIdx.x + gridDim.x * blockIdx.y, blocks = gridDim.x * gridDim.y;
-    for (int row = block + blocks * lane; row < p.rows; row += blocks * 32) {
-        const size_t place = size_t(row) * p.row_bytes;
-        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p.address + place), "r"(p.prefix_bytes));
-        if (p.second)
-            asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p.second + place), "r"(p.prefix_bytes));
+    const int lines = p.prefix_bytes / 128;
+    for (int i = block * blockDim.x + threadIdx.x; i < p.rows * lines; i += blocks * blockDim.x) {
+        const size_t place = size_t(i / lines) * p.row_bytes + i % lines * 128;
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(p.address + place));
+        if (p.second) asm volatile("prefetch.global.L2 [%0];" ::"l"(p.second + place));
     }
-#endif
 }

@@ -69,7 +69,7 @@ impl Prefetch {
             Order::ByOutput => units.min(units_at_once.max(budget / unit_bytes)),
             Order::ByInput => units,
         };
-        let prefix_bytes = (budget / first).min(unit_bytes) / 16 * 16;
+        let prefix_bytes = (budget / first).min(unit_bytes) / 128 * 128;
         if prefix_bytes == 0 {
             return Self::NONE;
         }

@@ -17,7 +17,7 @@ extern "C" __global__ void __launch_bounds__(256) rmsnorm(const RmsNormArguments
     __shared__ float scratch[8];
     let_next_begin();
     wait_for_previous();
-    if (threadIdx.x < 32) prefetch(a.next);
+    prefetch(a.next);
     const int row = a.rows ? a.rows[blockIdx.x] : blockIdx.x;
     const float4* input = (const float4*)(a.input + size_t(row) * a.width);
     const float4* weight = (const float4*)a.weight;

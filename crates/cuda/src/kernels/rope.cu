@@ -31,7 +31,7 @@ extern "C" __global__ void __launch_bounds__(256) rope_store(const RopeArguments
     __shared__ float heads_in_work[8][HEAD_DIM];
     let_next_begin();
     wait_for_previous();
-    if (threadIdx.x < 32) prefetch(a.next);
+    prefetch(a.next);
     const int row = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int head = blockIdx.y * 8 + warp;
     if (head >= a.heads + 2 * a.kv_heads) return;

@@ -15,7 +15,7 @@ __device__ __forceinline__ float gated(float gate, float up) { return gate / (1.
 extern "C" __global__ void __launch_bounds__(256) silu_mul(const SiluMulArguments a) {
     let_next_begin();
     wait_for_previous();
-    if (threadIdx.x < 32) prefetch(a.next);
+    prefetch(a.next);
     const int per_row = a.width / 8;
     const long long all = (long long)a.rows * per_row;
     for (long long index = blockIdx.x * 256LL + threadIdx.x; index < all; index += gridDim.x * 256LL) {

@@ -32,7 +32,13 @@ extern "C" __global__ void __launch_bounds__(256) dequantize_rows(const Dequanti
             float v[8];
             dequantize(v, w, half, part);
             bf16* target = a.output + size_t(row) * a.inputs + step * 64 + first_input(part, t);
-            *(uint2*)target = make_uint2(pack(v[0], v[1]), pack(v[2], v[3]));
-            *(uint2*)(target + SECOND) = make_uint2(pack(v[4], v[5]), pack(v[6], v[7]));
+            const uint2 first = make_uint2(pack(v[0], v[1]), pack(v[2], v[3]));
+            const uint2 second = make_uint2(pack(v[4], v[5]), pack(v[6], v[7]));
+            if (SECOND == 4) {
+                *(uint4*)target = make_uint4(first.x, first.y, second.x, second.y);
+            } else {
+                *(uint2*)target = first;
+                *(uint2*)(target + SECOND) = second;
+            }
         }
 }

@@ -12,13 +12,13 @@ use crate::{
 /// Most rows that these kernels take with weights in bfloat16.
 pub const DENSE_ROWS_MAX: usize = 16;
 /// Most rows that these kernels take with quantized weights.
-pub const QUANTIZED_ROWS_MAX: usize = 64;
+pub const QUANTIZED_ROWS_MAX: usize = 32;
 
 const EPILOGUES: usize = 4;
 /// The last epilogue has two matrices.
 const GATED: usize = 3;
 /// Tiles of 8 rows that a kernel is compiled for.
-const ROW_TILES: [usize; 4] = [1, 2, 4, 8];
+const ROW_TILES: [usize; 3] = [1, 2, 4];
 
 /// A kernel of a kind: what its macros say.
 #[derive(Clone, Copy, Debug)]
