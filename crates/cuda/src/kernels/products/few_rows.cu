@@ -48,7 +48,6 @@ struct FewRowsArguments {
     int output_stride;
     int square_count;
     float epsilon;
-    Prefetch next;         // what the next product reads first
 };
 
 __device__ __forceinline__ void multiply_add(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
@@ -133,8 +132,6 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) few_rows(const FewRo
             }
             advance();
         }
-        // All of this block's own weights are on their way.
-        if (group + gridDim.x >= tile_groups) prefetch(a.next);
         float4* own = shared_sums + (turn * WARPS + warp) * (TILES * ROW_TILES * 32) + lane;
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++)

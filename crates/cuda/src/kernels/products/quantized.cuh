@@ -271,7 +271,7 @@ __device__ __forceinline__ void dequantize(float (&values)[8], const LaneWeights
     for (int i = 0; i < 8; i++) {
         const float scale = scale_of(w, half, part, SCALES == 1 ? 0 : i / 4);
         const float quantum = i % 2 ? high_float(pairs[i / 2]) : low_float(pairs[i / 2]);
-        values[i] = HAS_MINIMUM ? scale * (quantum - 128.0f) + number(w, half, part, SCALES) : scale * quantum;
+        values[i] = scale * quantum + minimum_of(w, half, part, scale);
     }
 }
 // The first of the inputs that a lane has of a part.
