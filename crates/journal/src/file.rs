@@ -57,11 +57,7 @@ impl JournalFile {
         }
         self.bytes += frame.len() as u64;
         if self.bytes > self.bytes_max {
-            let mut full = Output::default();
-            Record::Full.encode(&mut full);
-            self.pending.extend(framed(&full.0));
-            self.flush();
-            self.chunks = None;
+            self.end(&Record::Full);
             tracing::warn!(bytes = self.bytes_max, "the journal is full and ends here");
             return;
         }
@@ -69,6 +65,15 @@ impl JournalFile {
         if self.pending.len() >= CHUNK_BYTES {
             self.flush();
         }
+    }
+
+    /// Writes the last record and no more.
+    fn end(&mut self, record: &Record) {
+        let mut encoded = Output::default();
+        record.encode(&mut encoded);
+        self.pending.extend(framed(&encoded.0));
+        self.flush();
+        self.chunks = None;
     }
 
     /// Hands what is collected to the thread.
@@ -97,8 +102,9 @@ pub fn create_private(path: &Path) -> io::Result<File> {
 
 impl Drop for JournalFile {
     fn drop(&mut self) {
-        self.flush();
-        self.chunks = None;
+        if self.chunks.is_some() {
+            self.end(&Record::End);
+        }
         if let Some(thread) = self.thread.take() {
             let _ended = thread.join();
         }

@@ -64,6 +64,8 @@ pub enum Record {
     BeginningLost,
     /// Nothing more was recorded, since the journal had reached its limit.
     Full,
+    /// Recording ended because the scheduler did: nothing is missing. Last in a file that is whole.
+    End,
 }
 
 /// A plan, as far as it can be told from another.
@@ -148,6 +150,7 @@ impl Record {
             }
             Self::BeginningLost => out.0.push(b'L'),
             Self::Full => out.0.push(b'F'),
+            Self::End => out.0.push(b'Z'),
         }
     }
 
@@ -182,6 +185,7 @@ impl Record {
             b'R' => Self::Requeue { now: input.time()?, message: input.text()? },
             b'L' => Self::BeginningLost,
             b'F' => Self::Full,
+            b'Z' => Self::End,
             other => return Err(format!("there is no kind `{}`", other.escape_ascii())),
         };
         input.end()?;

@@ -32,6 +32,8 @@ pub struct Replay {
     pub divergence: Option<Divergence>,
     /// The journal reached its limit; more happened than is in it.
     pub is_full: bool,
+    /// The journal says itself that it is whole.
+    pub is_whole: bool,
 }
 
 /// One step.
@@ -137,6 +139,7 @@ pub fn replay(journal: &Journal, lines: bool) -> Result<Replay, Error> {
         refused: 0,
         divergence: None,
         is_full: false,
+        is_whole: false,
     };
     let mut run = Run {
         scheduler,
@@ -233,6 +236,7 @@ impl Run {
                 }
             }
             Record::Full => self.replay.is_full = true,
+            Record::End => self.replay.is_whole = true,
             Record::BeginningLost => {}
         }
         Ok(())

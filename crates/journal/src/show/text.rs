@@ -82,6 +82,8 @@ fn write_all(out: &mut String, replay: &Replay, damage: Option<&Damage>) -> fmt:
     }
     if replay.is_full {
         writeln!(out, "the journal had reached its limit: what came after is not in it")?;
+    } else if !replay.is_whole && replay.divergence.is_none() && damage.is_none() {
+        writeln!(out, "the journal has no end: more happened than is in it")?;
     }
     match &replay.divergence {
         None => writeln!(out, "every plan is the one that was recorded, block by block"),
@@ -132,6 +134,7 @@ pub fn listing(journal: &Journal) -> String {
             }
             Record::BeginningLost => "the beginning is lost".to_owned(),
             Record::Full => "the journal is full".to_owned(),
+            Record::End => "the end".to_owned(),
         };
         format!("{index:>8} {what}\n")
     });
