@@ -30,7 +30,7 @@ pub use engine::Engine;
 pub use generation::Generation;
 pub use handle::{EngineHandle, NewRequest};
 pub use scheduler::{PolicyKind, Settings as SchedulerSettings};
-pub use settings::EngineSettings;
+pub use settings::{EngineSettings, JournalSettings, TokenRecord};
 pub use shared::{EngineState, EngineStats};
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use types::{Fault, RequestEvent, RequestId, SlotId};
+use types::{Fault, RequestEvent, RequestId, SlotId, planted, planted::Planted};
 
 use crate::{Scheduler, plan::Draft, scheduler::Vacated};
 
@@ -32,7 +32,9 @@ impl Scheduler {
         self.counters.preemptions += 1;
         let Vacated { ticket, mut sequence } = self.vacate(slot).expect("the victim runs");
         sequence.preemptions += 1;
-        self.queue.put_back(ticket, sequence);
+        if !planted::strikes(Planted::LostRequest) {
+            self.queue.put_back(ticket, sequence);
+        }
     }
 
     /// The executor failed and a new one takes its place: everything that runs returns to the queue, to be computed

@@ -4,7 +4,10 @@ use std::{collections::VecDeque, time::Duration};
 
 use kv::KvManager;
 use queue::{Arrival, Policy, ServiceMeter, ServiceRate, WaitingQueue};
-use types::{ExecutorInfo, Fault, Request, RequestEvent, RequestId, Service, SlotId, StepId};
+use types::{
+    ExecutorInfo, Fault, Request, RequestEvent, RequestId, Service, SlotId, StepId, planted,
+    planted::Planted,
+};
 
 use crate::{
     Error, Limits, Settings,
@@ -94,7 +97,11 @@ impl Scheduler {
     /// Forgets a request, wherever it is; what steps under way bring for it is dropped. Says whether it was there.
     pub fn abort(&mut self, id: RequestId) -> bool {
         let vacated = self.slots.of(id).and_then(|slot| self.vacate(slot));
-        let waiting = || self.queue.remove(id).map(|(_, sequence)| sequence);
+        let waiting = || {
+            let is_ignored = planted::strikes(Planted::IgnoredAbort);
+            let taken = if is_ignored { None } else { self.queue.remove(id) };
+            taken.map(|(_, sequence)| sequence)
+        };
         match vacated.map(|vacated| vacated.sequence).or_else(waiting) {
             Some(sequence) => {
                 self.settle(&sequence);
@@ -169,6 +176,16 @@ impl Scheduler {
     /// Requests that wait and never had a slot; these count against `waiting_max`.
     pub fn waiting_new(&self) -> usize {
         self.queue.new_len()
+    }
+
+    /// Whose slot it is.
+    pub fn request_in(&self, slot: SlotId) -> Option<RequestId> {
+        self.slots.get(slot).map(|running| running.ticket.id)
+    }
+
+    /// Whether a request runs.
+    pub fn has_slot(&self, id: RequestId) -> bool {
+        self.slots.of(id).is_some()
     }
 
     /// How fast requests leave the queue.

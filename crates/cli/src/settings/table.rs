@@ -241,6 +241,25 @@ pub(crate) const SETTINGS: &[Setting] = &[
     )
     .flags(&["enable-prefix-caching"]),
     setting(
+        "engine.journal",
+        "",
+        Kind::Text,
+        "A file to record the engine's inputs in, for `brigade replay`: settings, arrivals, outcomes of steps, aborts, times. It takes the place of one that is there, and is readable by its owner alone.",
+    ),
+    setting("engine.journal_bytes_max", "1GiB", Kind::Bytes, "The journal's file ends when it has this size."),
+    setting(
+        "engine.journal_memory_bytes_max",
+        "8MiB",
+        Kind::Bytes,
+        "So much of the journal, the newest, is kept in memory whether there is a file or not; SIGUSR1 writes it to a file and logs where. 0 keeps none.",
+    ),
+    setting(
+        "engine.journal_tokens",
+        "hashes",
+        Kind::Choice(&["hashes", "ids"]),
+        "How tokens stand in the journal. hashes: each as a hash of itself and all before it under a key that is kept nowhere, tenants and salts as well; it tells which prompts begin alike, and no more. ids: as they are, so that prompts and answers can be read from it.",
+    ),
+    setting(
         "engine.compute",
         "native",
         Kind::Choice(&["native", "f32"]),

@@ -5,6 +5,7 @@
 
 use kv::BlockPool;
 use queue::Ticket;
+use types::{planted, planted::Planted};
 
 use crate::{
     Scheduler,
@@ -19,6 +20,9 @@ const PASSED_BY_MAX: usize = 32;
 pub(crate) fn next(scheduler: &Scheduler, draft: &mut Draft) -> Option<Ticket> {
     let mut waiting = scheduler.queue.iter().take(PASSED_BY_MAX + 1);
     let (ticket, sequence) = waiting.find(|(_, sequence)| !is_sooner_later(scheduler, sequence))?;
+    if planted::is(Planted::Starvation) && ticket.id.0 % 5 == 3 {
+        return None;
+    }
     let starts = sequence.probation.is_none() && has_room(scheduler, draft, sequence);
     starts.then_some(*ticket)
 }
