@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use types::{
-    Fault, FaultKind, Request, RequestId, SampledToken, SamplingParams, Service, SlotId, StepId,
-    StepOutcome, StepPlan,
+    Fault, FaultKind, Request, RequestId, SampledToken, SamplingParams, Service, SlotAdmission,
+    SlotId, StepId, StepOutcome, StepPlan, WorkItem,
 };
 
 use crate::encoding::{Input, Output, Read};
@@ -87,16 +87,18 @@ impl PlanMark {
         scratch.number(id.0);
         scratch.list(release.iter(), |out, slot| out.number(slot.0));
         scratch.list(admit.iter(), |out, admission| {
-            out.number(admission.slot.0);
-            out.number(admission.tokens.len() as u64);
-            out.number(admission.prompt_len);
+            let SlotAdmission { slot, tokens, prompt_len, sampling: _ } = admission;
+            out.number(slot.0);
+            out.number(tokens.len() as u64);
+            out.number(*prompt_len);
         });
         scratch.list(items.iter(), |out, item| {
-            out.number(item.slot.0);
-            out.number(item.positions.start);
-            out.number(item.positions.end);
-            out.flag(item.sample);
-            out.list(item.block_tables.iter(), |out, table| {
+            let WorkItem { slot, positions, block_tables, sample } = item;
+            out.number(slot.0);
+            out.number(positions.start);
+            out.number(positions.end);
+            out.flag(*sample);
+            out.list(block_tables.iter(), |out, table| {
                 out.list(table.iter(), |out, block| out.word(block.0));
             });
         });
@@ -230,8 +232,9 @@ fn encode_outcome(outcome: &StepOutcome, out: &mut Output) {
     let StepOutcome { id, sampled, prompt_logprobs, failed } = outcome;
     out.number(id.0);
     out.list(sampled.iter(), |out, sampled| {
-        out.number(sampled.slot.0);
-        out.word(sampled.token);
+        let SampledToken { slot, token, logprobs: _ } = sampled;
+        out.number(slot.0);
+        out.word(*token);
     });
     out.list(prompt_logprobs.iter(), |out, (slot, logprobs)| {
         out.number(slot.0);

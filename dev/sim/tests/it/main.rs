@@ -6,7 +6,10 @@ mod planted;
 mod soaks;
 
 use scheduler::Settings;
-use sim::workload::{Workload, load_of};
+use sim::{
+    waits::{self, Arrivals},
+    workload::{Workload, load_of},
+};
 use simulate::{
     Device, contenders,
     report::{Report, Targets},
@@ -79,6 +82,16 @@ fn tenants_share_whatever_they_ask_for() {
     let measured = run(&device, Workload::Tenants, "first-come", load);
     let [often, rare] = ["", "rare"].map(|name| measured.output_tokens_s(10.0..50.0, Some(name)));
     assert!(often > 5.0 * rare, "{often} and {rare} tokens/s: not by itself");
+}
+
+#[test]
+fn waits_come_as_they_were_predicted() {
+    let device = gpu();
+    let jobs = waits::jobs(&device, Arrivals::Steady(150), 120.0, 1);
+    let found = waits::measure(&device, settings(&device, "fair"), jobs);
+    assert!(found.counted > 10_000, "{found:?}");
+    assert!((found.predicted_s / found.actual_s - 1.0).abs() < 0.05, "{found:?}");
+    assert!(found.within_a_fifth > 0.95, "{found:?}");
 }
 
 #[test]
