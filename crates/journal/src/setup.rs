@@ -46,6 +46,7 @@ impl Setup {
         out.list(cache_groups.iter(), |out, group| {
             out.number(group.blocks);
             out.number(group.block_tokens);
+            out.number(group.blocks_kept);
         });
         for limit in [step_tokens_max, slots_max, context_max, vocab_size, steps_in_flight_max] {
             out.number(*limit);
@@ -81,7 +82,11 @@ impl Setup {
         let version = input.text()?;
         let tokens = if input.flag()? { TokenRecord::Ids } else { TokenRecord::Hashes };
         let group = |input: &mut Input<'_>| {
-            Ok(CacheGroup { blocks: input.number()?, block_tokens: input.number()? })
+            Ok(CacheGroup {
+                blocks: input.number()?,
+                block_tokens: input.number()?,
+                blocks_kept: input.number()?,
+            })
         };
         let info = ExecutorInfo {
             cache_groups: input.list(group)?,

@@ -34,7 +34,7 @@ impl Numbers {
 fn run(seed: u64, tokens: TokenRecord) -> (Vec<u8>, u64) {
     let mut numbers = Numbers(seed);
     let info = ExecutorInfo {
-        cache_groups: vec![CacheGroup { blocks: 24, block_tokens: 4 }],
+        cache_groups: vec![CacheGroup { blocks: 24, block_tokens: 4, blocks_kept: 16 }],
         step_tokens_max: 32,
         slots_max: 6,
         context_max: 90,
