@@ -44,9 +44,10 @@ impl Variant {
         })
     }
 
-    /// Many rows take the registers of twice as many warps.
+    /// Many rows take the registers of twice as many warps, wide steps and sums of many their shared memory.
     fn warps(self) -> usize {
-        if self.row_tiles <= 2 { 16 } else { 8 }
+        let is_wide = self.tiles() == 2 && (self.row_tiles == 2 || self.slot_bytes() > 2048);
+        if self.row_tiles > 2 || is_wide { 8 } else { 16 }
     }
 
     /// Shared memory for the sums of a block.
@@ -271,5 +272,31 @@ impl FewRowsKernels {
         };
         // SAFETY: the sizes were checked above.
         unsafe { kernel.launch(stream, shape, arguments) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kernels::linear::{Scales, Zero};
+
+    use super::*;
+
+    #[test]
+    fn a_block_fits_every_generation() {
+        let layout =
+            |bits, scale_block, scales, zero| QuantizedLayout { bits, scale_block, scales, zero };
+        let layouts = [
+            layout(4, 32, Scales::Half, Zero::Minimum),
+            layout(8, 32, Scales::Half, Zero::Point(128)),
+            layout(5, 32, Scales::Nested, Zero::Minimum),
+            layout(6, 16, Scales::Nested, Zero::Point(32)),
+        ];
+        // Of compute capability 8.6, 8.0 and 9.0.
+        for shared_bytes_max in [99 << 10, 163 << 10, 227 << 10] {
+            for variant in Variant::all(&layouts) {
+                let bytes = variant.shared_bytes(shared_bytes_max) + STATIC_BYTES;
+                assert!(bytes <= shared_bytes_max as usize, "{variant:?} takes {bytes}");
+            }
+        }
     }
 }
