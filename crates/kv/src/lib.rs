@@ -16,7 +16,7 @@ mod pool;
 mod prefix;
 mod table;
 
-pub use manager::{Error, Hit, KvManager, Shortage};
+pub use manager::{Error, Hit, KvManager, Miss, Shortage};
 pub use pool::BlockPool;
 pub use prefix::PrefixKey;
 pub use table::{BlockTable, BlockTables};
