@@ -11,8 +11,8 @@ use scheduler::Scheduler;
 use types::{Fault, FaultKind, RequestEvent, RequestId};
 
 use crate::{
-    EngineSettings, EngineState, command::Command, executor_guard::ExecutorGuard, shared::Shared,
-    streams::Streams,
+    EngineSettings, EngineState, Reports, RequestReport, command::Command,
+    executor_guard::ExecutorGuard, shared::Shared, streams::Streams,
 };
 
 /// A flood of commands must not keep the steps of others waiting.
@@ -87,10 +87,10 @@ impl Replica {
     fn is_told_to_stop(&mut self, command: Command) -> bool {
         let now = self.shared.clock.now();
         match command {
-            Command::Submit { request, arrived, events } => {
+            Command::Submit { request, arrived, reader } => {
                 let id = request.id;
                 self.places_held += 1;
-                self.streams.open(id, events, request.prompt.len(), arrived);
+                self.streams.open(id, reader, request.prompt.len(), arrived);
                 let outcome = if self.shared.state() == EngineState::Failed {
                     Err(failed())
                 } else {
@@ -100,17 +100,28 @@ impl Replica {
                 self.publish(refused.into_iter().collect());
             }
             Command::Drop { id, ending } => {
-                self.scheduler.abort(id);
-                self.streams.close(id, ending, now);
+                self.scheduler.abort(id, now);
                 self.publish(Vec::new());
+                self.streams.close(id, ending, now);
+            }
+            Command::Report { label, count_max, answer } => {
+                let wanted = |report: &Arc<RequestReport>| {
+                    label.as_ref().is_none_or(|label| *label == report.label)
+                };
+                let open = self.scheduler.explain(now);
+                let open = open.filter_map(|explanation| self.streams.open_report(explanation));
+                let all = open.chain(self.streams.recent().cloned());
+                let reports = all.filter(wanted).take(count_max).collect();
+                // Whoever asked may have lost patience.
+                let _gone = answer.send(Reports { now, reports });
             }
             Command::EndAll(fault) => {
-                let events = self.scheduler.end_all(&fault);
+                let events = self.scheduler.end_all(&fault, now);
                 self.publish(events);
             }
             Command::Shutdown => {
                 let fault = Fault::new(FaultKind::Unavailable, "the engine was shut down");
-                let events = self.scheduler.end_all(&fault);
+                let events = self.scheduler.end_all(&fault, now);
                 self.publish(events);
                 return true;
             }
@@ -184,7 +195,7 @@ impl Replica {
         tracing::error!(failures = self.failures, "the executor fails again and again: giving up");
         self.shared.set_state(EngineState::Failed);
         self.executor.discard();
-        let events = self.scheduler.end_all(&failed());
+        let events = self.scheduler.end_all(&failed(), self.shared.clock.now());
         // Nobody is left to be told of the slots.
         self.scheduler.requeue_all(&failed(), self.shared.clock.now());
         self.publish(events);
@@ -198,6 +209,9 @@ impl Replica {
         let tokens = events.iter().filter(|(_, e)| matches!(e, RequestEvent::Token { .. })).count();
         self.shared.numbers.generated_tokens.fetch_add(tokens as u64, Ordering::Relaxed);
         self.publish_numbers();
+        for explanation in self.scheduler.take_ended() {
+            self.streams.explain(explanation);
+        }
         self.streams.deliver(events, self.shared.clock.now());
     }
 

@@ -9,6 +9,7 @@ use types::{
 
 use crate::{
     Error, Scheduler,
+    account::Shared,
     plan::{Flight, FlightItem},
     sequence::Running,
 };
@@ -27,6 +28,12 @@ impl Scheduler {
         // A step that was planned while another ran began when that one ended.
         let begun = flight.planned.max(std::mem::replace(&mut self.committed, now));
         let positions = flight.items.iter().map(|item| &item.positions);
+        let step = Shared {
+            begun,
+            ended: now,
+            requests: flight.items.len() as u32,
+            positions: positions.clone().map(|positions| positions.len() as u32).sum(),
+        };
         self.pace.observe(positions, now.saturating_sub(begun));
         let mut failed: BTreeMap<SlotId, Fault> = outcome.failed.into_iter().collect();
         let mut logprobs: BTreeMap<SlotId, Vec<TokenLogprobs>> =
@@ -39,7 +46,7 @@ impl Scheduler {
                 None => Ok(item.sample.then(|| sampled.next().expect("checked above"))),
             };
             let logprobs = logprobs.remove(&item.slot).unwrap_or_default();
-            self.apply(&item, result, logprobs, &mut events);
+            self.apply(&step, &item, result, logprobs, &mut events);
         }
         self.meter.observe(now, 0, self.queue.new_len() > 0);
         Ok(events)
@@ -52,6 +59,7 @@ impl Scheduler {
     /// have another slot yet, because a step that preempts starts nobody, and the one after it is planned after this.
     fn apply(
         &mut self,
+        step: &Shared,
         item: &FlightItem,
         result: Result<Option<SampledToken>, Fault>,
         logprobs: Vec<TokenLogprobs>,
@@ -74,10 +82,11 @@ impl Scheduler {
                 None => return,
             },
         };
+        sequence.account.take_part(step, &item.positions, sequence.prompt_len);
         let sampled = match result {
             Ok(sampled) => sampled,
             Err(fault) => {
-                self.drop_spoilt(id);
+                self.drop_spoilt(id, step.ended);
                 events.push((id, RequestEvent::Failed(fault)));
                 return;
             }
@@ -100,7 +109,7 @@ impl Scheduler {
         if let Some(reason) = sequence.finish_reason() {
             let usage = sequence.usage(arrived);
             self.outputs.observe(usage.generated_tokens);
-            self.abort(id);
+            self.abort(id, step.ended);
             events.push((id, RequestEvent::Finished { reason, usage }));
         }
     }

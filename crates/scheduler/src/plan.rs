@@ -2,10 +2,11 @@
 
 use std::{ops::Range, time::Duration};
 
+use kv::Miss;
 use types::{RequestId, SlotAdmission, SlotId, StepId, StepPlan, WorkItem};
 
 use crate::{
-    Scheduler,
+    Cause, PrefixUse, Scheduler,
     growth::Growth,
     pace::StepPace,
     passes,
@@ -26,6 +27,10 @@ pub(crate) struct Draft {
     pub(crate) pace: StepPace,
     /// What is running, as it is expected to grow; worked out when somebody wants to start.
     pub(crate) growth: Option<Growth>,
+    /// Why no more requests started; if nothing is said, because the step was full.
+    pub(crate) stopped: Option<Cause>,
+    /// Requests that wait for another to compute what both begin with.
+    pub(crate) passed_by: Vec<RequestId>,
     admit: Vec<SlotAdmission>,
     items: Vec<WorkItem>,
     flight: Vec<FlightItem>,
@@ -69,6 +74,8 @@ impl Scheduler {
             served: 0,
             pace: self.pace.begin(),
             growth: None,
+            stopped: None,
+            passed_by: Vec::new(),
             admit: Vec::new(),
             items: Vec::with_capacity(self.slots.len()),
             flight: Vec::with_capacity(self.slots.len()),
@@ -76,12 +83,15 @@ impl Scheduler {
         if !self.flights.is_empty() && passes::is_probation_due(self, &mut draft) {
             return None;
         }
-        if !passes::probation(self, &mut draft) {
+        if passes::probation(self, &mut draft) {
+            draft.stopped = Some(Cause::Recovery);
+        } else {
             passes::make_way(self, &mut draft);
             passes::decode(self, &mut draft);
             passes::prompts(self, &mut draft);
         }
         self.meter.observe(now, draft.served, self.queue.new_len() > 0);
+        self.keep_line(&mut draft);
         self.close(draft)
     }
 
@@ -147,11 +157,18 @@ impl Scheduler {
         let computed = self.kv.take(&mut tables, key, tokens, sequence.skippable());
         let has_time = sequence.probation.is_some()
             || draft.pace.room(computed, sequence.len() - computed) > 0;
+        // Asked before blocks are taken, which may put out what was there.
+        let prefix = sequence.started.is_none().then(|| self.prefix_use(sequence, computed));
         if !has_time || self.kv.grow(&mut tables, sequence.len()).is_err() {
+            draft.stopped = has_time.then_some(Cause::Blocks);
             self.kv.release(tables);
             return false;
         }
         let (ticket, mut sequence) = self.queue.remove(id).expect("seen above");
+        sequence.account.start(draft.now, &self.line.clock);
+        if let Some(prefix) = prefix {
+            sequence.account.found(prefix);
+        }
         if sequence.started.is_none() {
             sequence.started = Some(draft.now);
             sequence.cached_tokens = computed;
@@ -169,6 +186,17 @@ impl Scheduler {
         let has_positions = self.schedule_chunk(draft, slot);
         assert!(has_positions, "there was time for some");
         true
+    }
+
+    /// What a request that starts found of itself, and why not more.
+    fn prefix_use(&self, sequence: &Sequence, hit_tokens: u32) -> PrefixUse {
+        let unwanted = sequence.skippable() + 1 < sequence.len();
+        let miss = if unwanted {
+            Some(Miss::Unwanted)
+        } else {
+            self.kv.miss(&sequence.key, hit_tokens, sequence.skippable())
+        };
+        PrefixUse { hit_tokens, miss }
     }
 
     /// By how many tokens a request is expected to grow, as far as admission reckons with it.

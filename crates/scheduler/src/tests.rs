@@ -1,5 +1,6 @@
 //! The scheduler against a model that checks each plan, with the invariants after each call.
 
+mod accounts;
 mod driver;
 mod overlap;
 mod prefixes;

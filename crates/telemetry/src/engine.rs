@@ -30,12 +30,19 @@ pub enum Ending {
 
 impl EncodeLabelValue for Ending {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        encoder.write_str(match self {
+        encoder.write_str(self.name())
+    }
+}
+
+impl Ending {
+    /// As labels and reports call it.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Stop => "stop",
             Self::Length => "length",
             Self::Abort => "abort",
             Self::Error => "error",
-        })
+        }
     }
 }
 

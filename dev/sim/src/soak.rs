@@ -183,7 +183,7 @@ impl Soak {
         // Those that came lately are still there, more often than not.
         let recent = self.random.next() % 20 + 1;
         let id = RequestId(last.saturating_sub(recent));
-        if self.scheduler.abort(id) {
+        if self.scheduler.abort(id, self.now) {
             self.aborted.insert(id);
         }
         self.scheduler.invariants();

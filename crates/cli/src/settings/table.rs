@@ -124,6 +124,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Keys of which a client must send one as a bearer token. By default none is needed.",
     ),
     setting(
+        "server.admin_key",
+        "",
+        Kind::List,
+        "Keys that open the routes under /admin, which tell of everybody's requests. Without one they are closed where api_key asks for keys, and open where nothing does.",
+    ),
+    setting(
         "server.requests_max",
         "1024",
         COUNT,

@@ -10,7 +10,7 @@ use types::{CacheGroup, ExecutorInfo, Request, RequestId, SamplingParams, Servic
 
 use super::driver::{Driver, FAILING, POISON, VOCAB_SIZE, executor, prompt};
 use crate::{
-    Error, PolicyKind, Settings,
+    Cause, Error, PolicyKind, Settings,
     testing::{expected_output, logprobs_of},
 };
 
@@ -124,6 +124,8 @@ struct Run {
 impl Run {
     fn submit(&mut self, arrival: &Arrival) {
         let id = RequestId(self.requests.len() as u64);
+        // Some arrive while a step is under way.
+        self.driver.now += Duration::from_millis(arrival.prompt_len as u64 % 3);
         let mut prompt = prompt(arrival.family, arrival.prompt_len);
         if let Some(special) = arrival.special {
             prompt[arrival.prompt_len / 2] = special;
@@ -262,6 +264,18 @@ impl Run {
                 sampling.prompt_logprobs.is_some() && !stream.tokens.is_empty(),
                 "{id}"
             );
+            let explained = stream.explanation.as_ref().expect("every account is closed");
+            assert_eq!(explained.generated_tokens as usize, stream.tokens.len(), "{id}");
+            if let Some((_, usage)) = stream.finished {
+                let queued = Cause::NAMES[..6].iter().map(|(cause, _)| explained.times.of(*cause));
+                let queued_ms = queued.sum::<Duration>().as_millis() as u64;
+                // Time after a crash is in both.
+                assert!(queued_ms >= usage.queued_ms, "{explained:?} {usage:?}");
+                assert_eq!(explained.prefix.hit_tokens, usage.cached_tokens);
+                assert_eq!(explained.preemptions, usage.preemptions);
+                assert!(explained.steps.prefill + explained.steps.recompute > 0);
+                assert!(explained.steps.decode < usage.generated_tokens);
+            }
             if self.aborted.contains(id) {
                 assert!(!stream.ended(), "{id} was aborted and ended");
             } else if special(FAILING) || special(POISON) || self.crashed.contains(id) {

@@ -180,6 +180,7 @@ fn run_all(handle: &EngineHandle, jobs: &[Job]) -> (Vec<Generated>, Vec<Usage>) 
                 sampling: job.sampling.clone(),
                 tokens_max: job.count as u32,
                 service: Service::default(),
+                label: "".into(),
             };
             handle.submit(request).expect("it is taken")
         })

@@ -46,6 +46,7 @@ pub(crate) fn run(bench: &Bench, (prefill_tokens_s, decode_tokens_s): (f64, f64)
         sampling: SamplingParams::greedy(),
         tokens_max: OUTPUT_TOKENS,
         service: Service::default(),
+        label: "".into(),
     };
     let answers = requests::run(
         &handle,
