@@ -44,12 +44,14 @@ const CHECKS: &[Stage] = &[
 ];
 const FAST: &[Stage] = &[
     ("tests without a model", tests::without_model),
+    ("planted faults", tests::planted),
     ("kernels on AArch64", other_architecture::tests),
 ];
 const WHOLE: &[Stage] = &[
     ("release build", model::build),
     ("model", model::pull),
     ("tests", tests::with_model),
+    ("planted faults", tests::planted),
     ("kernels on AArch64", other_architecture::tests),
     ("clients", clients::run),
 ];

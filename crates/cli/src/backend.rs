@@ -133,6 +133,7 @@ impl Backend {
         };
         let options = CudaLoadOptions {
             random: is_random(settings),
+            check_launches: settings.switch("engine.gpu_check_launches"),
             kernel_cache: Some(cache_dir(settings)?.join("kernels")),
             progress: &mut progress,
         };

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use chat::ChatTemplate;
-use engine::{Engine, EngineSettings, PolicyKind, SchedulerSettings};
+use engine::{Engine, EngineSettings, JournalSettings, PolicyKind, SchedulerSettings, TokenRecord};
 use front::{SamplingDefaults, ServedModel};
 use telemetry::Metrics;
 use tokenizer::{TokenKind, Tokenizer, Vocabulary};
@@ -127,8 +127,22 @@ fn engine_settings(settings: &Settings, device: &Device) -> Result<EngineSetting
             token_latency_target: device.token_latency_target(settings),
             ..defaults.scheduler
         },
+        journal: journal_settings(settings),
         ..defaults
     })
+}
+
+fn journal_settings(settings: &Settings) -> JournalSettings {
+    let bytes = |key| settings.integer(key).unwrap_or(0);
+    JournalSettings {
+        file: settings.text("engine.journal").map(PathBuf::from),
+        file_bytes_max: bytes("engine.journal_bytes_max"),
+        memory_bytes_max: bytes("engine.journal_memory_bytes_max") as usize,
+        tokens: match settings.text("engine.journal_tokens") {
+            Some("ids") => TokenRecord::Ids,
+            _ => TokenRecord::Hashes,
+        },
+    }
 }
 
 fn policy(settings: &Settings) -> PolicyKind {

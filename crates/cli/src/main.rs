@@ -35,6 +35,8 @@ fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         "pull" => commands::pull::run(&gather(matches)?, matches),
         "models" => commands::models::run(&gather(matches)?),
         "inspect" => commands::inspect::run(&gather(matches)?, matches),
+        "replay" => commands::replay::run(matches),
+        "simulate" => commands::simulate::run_command(matches),
         "config" => commands::config::run(matches, gather),
         other => unreachable!("clap knows no command {other}"),
     }

@@ -27,8 +27,6 @@ pub struct Properties {
     pub multiprocessors: u32,
     /// Shared memory that a block may have, in bytes.
     pub shared_bytes_max: u32,
-    /// Bytes of the second-level cache.
-    pub cache_bytes: u32,
     /// Memory, in bytes.
     pub memory_bytes: u64,
 }
@@ -82,7 +80,6 @@ impl Gpu {
             shared_bytes_max: attribute(
                 Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
             )?,
-            cache_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?,
             memory_bytes: memory_bytes as u64,
             name,
         };

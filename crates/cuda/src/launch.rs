@@ -160,7 +160,8 @@ impl<A: Arguments> Kernel<A> {
             )
         }
         .result()
-        .doing(|| format!("launching {} as {shape:?}", self.name))
+        .doing(|| format!("launching {} as {shape:?}", self.name))?;
+        stream.check(|| format!("running {} as {shape:?}", self.name))
     }
 
     /// Blocks of this many threads and bytes of shared memory that one multiprocessor holds at once.

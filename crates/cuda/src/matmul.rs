@@ -284,7 +284,8 @@ impl Plan {
                 stream.raw.cast(),
             )
         }
-        .doing(|| format!("multiplying {product:?}"))
+        .doing(|| format!("multiplying {product:?}"))?;
+        stream.check(|| format!("multiplying {product:?}"))
     }
 }
 

@@ -32,11 +32,6 @@ pub struct Address(pub(crate) u64);
 impl Address {
     /// No address.
     pub const NONE: Self = Self(0);
-
-    /// The address so many bytes further.
-    pub(crate) fn plus(self, bytes: usize) -> Self {
-        Self(self.0 + bytes as u64)
-    }
 }
 
 /// Memory on the GPU, given back with the last buffer in it.

@@ -14,6 +14,7 @@ use crate::{DeviceBuffer, Error, Gpu, PinnedBuffer, Plain, error::Doing};
 pub struct Stream {
     gpu: Arc<Gpu>,
     pub(crate) raw: sys::CUstream,
+    checks: bool,
 }
 
 // SAFETY: the driver's functions on streams may be called from any thread.
@@ -24,9 +25,32 @@ unsafe impl Sync for Stream {}
 impl Stream {
     /// A stream that waits for no other.
     pub fn new(gpu: &Arc<Gpu>) -> Result<Arc<Self>, Error> {
+        Self::with_checks(gpu, false)
+    }
+
+    /// The same, but every launch waits until the kernel is done, so that the error of one that fails names it. Slow.
+    pub fn checking(gpu: &Arc<Gpu>) -> Result<Arc<Self>, Error> {
+        Self::with_checks(gpu, true)
+    }
+
+    fn with_checks(gpu: &Arc<Gpu>, checks: bool) -> Result<Arc<Self>, Error> {
         gpu.make_current()?;
         let raw = result::stream::create(StreamKind::NonBlocking).doing(|| "a stream".into())?;
-        Ok(Arc::new(Self { gpu: Arc::clone(gpu), raw }))
+        Ok(Arc::new(Self { gpu: Arc::clone(gpu), raw, checks }))
+    }
+
+    /// Whether every launch waits.
+    pub fn checks(&self) -> bool {
+        self.checks
+    }
+
+    /// Waits for what was just put into the stream, where launches are checked.
+    pub(crate) fn check(&self, what: impl FnOnce() -> String) -> Result<(), Error> {
+        if !self.checks {
+            return Ok(());
+        }
+        // SAFETY: the stream lives as long as `self`.
+        unsafe { result::stream::synchronize(self.raw) }.doing(what)
     }
 
     /// The GPU it belongs to.
@@ -190,7 +214,8 @@ impl Event {
     /// Waits until the work before the event is done; an error of that work is told here.
     pub fn wait(&self) -> Result<(), Error> {
         // SAFETY: the event lives.
-        unsafe { result::event::synchronize(self.raw) }.doing(|| "running a step".into())
+        unsafe { result::event::synchronize(self.raw) }
+            .doing(|| "running a step (--gpu-check-launches tells which kernel)".into())
     }
 
     /// Milliseconds from `before` to this event; both must be timed and past.

@@ -6,12 +6,13 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use journal::{RecordedScheduler, Recorder};
 use scheduler::{Limits, Scheduler};
 use telemetry::EngineMetrics;
-use types::{Executor, Fault};
+use types::{Executor, ExecutorInfo, Fault};
 
 use crate::{
-    EngineHandle, EngineSettings, EngineState,
+    EngineHandle, EngineSettings, EngineState, JournalSettings,
     clock::Clock,
     command::Command,
     executor_guard::{ExecutorGuard, Factory},
@@ -91,6 +92,9 @@ fn build(
     let mut executor = ExecutorGuard::new(factory);
     let (info, memory) = executor.build()?;
     let scheduler = Scheduler::new(&info, settings.scheduler.clone())?;
+    let recorder = recorder(&settings.journal, &info, scheduler.settings())?;
+    let journal = recorder.as_ref().and_then(Recorder::memory);
+    let scheduler = RecordedScheduler::new(scheduler, &info, recorder);
     let shared = Arc::new(Shared {
         limits: Limits::of(&info),
         info,
@@ -99,9 +103,32 @@ fn build(
         metrics,
         clock: Clock::start(),
         numbers: Numbers::default(),
+        journal,
     });
     let replica = Replica::new(scheduler, executor, shared.clone(), settings);
     Ok((shared, replica))
+}
+
+/// What records the engine's inputs.
+fn recorder(
+    settings: &JournalSettings,
+    info: &ExecutorInfo,
+    scheduler: &scheduler::Settings,
+) -> Result<Option<Recorder>, Fault> {
+    let JournalSettings { file, file_bytes_max, memory_bytes_max, tokens } = settings;
+    if file.is_none() && *memory_bytes_max == 0 {
+        return Ok(None);
+    }
+    let mut recorder = Recorder::new(info, scheduler, *tokens);
+    if let Some(path) = file {
+        recorder.write_to(path, *file_bytes_max).map_err(|error| {
+            Fault::invalid("journal", format!("writing the journal {}: {error}", path.display()))
+        })?;
+    }
+    if *memory_bytes_max > 0 {
+        recorder.keep_in_memory(*memory_bytes_max);
+    }
+    Ok(Some(recorder))
 }
 
 /// Runs the replica. Its streams are dropped with it, and each [`crate::Generation`] then says that the engine is gone:

@@ -1,6 +1,6 @@
 //! The engine as the rest of the program sees it.
 
-use std::sync::{Arc, atomic::Ordering, mpsc};
+use std::sync::{Arc, PoisonError, atomic::Ordering, mpsc};
 
 use telemetry::Rejection;
 use tokio::sync::oneshot;
@@ -106,6 +106,12 @@ impl EngineHandle {
     /// How the engine does.
     pub fn stats(&self) -> EngineStats {
         self.shared.stats()
+    }
+
+    /// What the engine was told lately, as a journal's file would have it, if it is kept.
+    pub fn journal(&self) -> Option<Vec<u8>> {
+        let ring = self.shared.journal.as_ref()?;
+        Some(ring.lock().unwrap_or_else(PoisonError::into_inner).snapshot())
     }
 
     /// Whether the engine takes requests.

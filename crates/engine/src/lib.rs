@@ -35,7 +35,7 @@ pub use scheduler::{
     Cause, Explanation, Miss, Phase, PolicyKind, Preemption, PreemptionReason,
     Settings as SchedulerSettings,
 };
-pub use settings::EngineSettings;
+pub use settings::{EngineSettings, JournalSettings, TokenRecord};
 pub use shared::{EngineState, EngineStats};
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use scheduler::Scheduler;
+use journal::RecordedScheduler;
 use types::{Fault, FaultKind, RequestEvent, RequestId};
 
 use crate::{
@@ -21,7 +21,7 @@ const COMMANDS_PER_STEP_MAX: usize = 1024;
 /// What the engine's thread owns.
 #[derive(Debug)]
 pub(crate) struct Replica {
-    scheduler: Scheduler,
+    scheduler: RecordedScheduler,
     executor: ExecutorGuard,
     streams: Streams,
     shared: Arc<Shared>,
@@ -45,7 +45,7 @@ struct UnderWay {
 
 impl Replica {
     pub(crate) fn new(
-        scheduler: Scheduler,
+        scheduler: RecordedScheduler,
         executor: ExecutorGuard,
         shared: Arc<Shared>,
         settings: EngineSettings,
@@ -195,9 +195,10 @@ impl Replica {
         tracing::error!(failures = self.failures, "the executor fails again and again: giving up");
         self.shared.set_state(EngineState::Failed);
         self.executor.discard();
-        let events = self.scheduler.end_all(&failed(), self.shared.clock.now());
+        let now = self.shared.clock.now();
+        let events = self.scheduler.end_all(&failed(), now);
         // Nobody is left to be told of the slots.
-        self.scheduler.requeue_all(&failed(), self.shared.clock.now());
+        self.scheduler.requeue_all(&failed(), now);
         self.publish(events);
     }
 

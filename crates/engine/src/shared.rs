@@ -2,12 +2,13 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use journal::Ring;
 use scheduler::{Limits, QueueFull, ServiceRate};
 use telemetry::EngineMetrics;
 use types::{ExecutorInfo, Fault, FaultKind, MemoryReport};
@@ -70,6 +71,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: EngineMetrics,
     pub(crate) clock: Clock,
     pub(crate) numbers: Numbers,
+    /// The newest part of the journal, if it is kept.
+    pub(crate) journal: Option<Arc<Mutex<Ring>>>,
 }
 
 /// The parts that change.

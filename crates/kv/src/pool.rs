@@ -1,6 +1,6 @@
 //! The blocks of one cache group.
 
-use types::{BlockId, CacheGroup};
+use types::{BlockId, CacheGroup, planted, planted::Planted};
 
 use crate::prefix::PrefixIndex;
 
@@ -42,6 +42,8 @@ impl BlockPool {
         if *holders == 0 {
             assert!(self.index.knows(block), "{block} is shared but free");
             self.index.wake(block);
+        } else if planted::strikes(Planted::UncountedHolder) {
+            return;
         }
         *holders += 1;
     }
@@ -59,13 +61,18 @@ impl BlockPool {
         }
         if self.index.knows(block) {
             self.index.rest(block);
-        } else {
+        } else if !planted::strikes(Planted::LeakedBlock) {
+            let twice = planted::strikes(Planted::BlockFreedTwice);
+            self.empty.extend(twice.then_some(block));
             self.empty.push(block);
         }
     }
 
     /// Forgets what is in the blocks.
     pub(crate) fn forget_all(&mut self) {
+        if planted::strikes(Planted::StaleCache) {
+            return;
+        }
         self.empty.extend(self.index.clear());
     }
 

@@ -39,7 +39,8 @@ pub struct ServiceMeter {
 }
 
 impl ServiceMeter {
-    /// Until `now`, `served` requests left since the last call, and now there are or are not requests that wait.
+    /// A step was planned at `now`: `served` requests left, and there are or are not requests that wait on. Those that
+    /// came and left between two steps say nothing about how fast a queue moves.
     pub fn observe(&mut self, now: Duration, served: u64, is_waiting: bool) {
         if self.was_waiting {
             self.current.busy += now.saturating_sub(self.observed);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use types::{Fault, FaultKind, RequestId};
+use types::{Fault, FaultKind, RequestId, planted, planted::Planted};
 
 use crate::{Place, Rank, ServiceRate};
 
@@ -54,7 +54,7 @@ impl<T> WaitingQueue<T> {
 
     /// Whether one more may come in; if not, how long it would wait at this rate.
     pub fn admits(&self, rate: ServiceRate) -> Result<(), QueueFull> {
-        if self.new_len() >= self.limit {
+        if self.new_len() >= self.limit && !planted::is(Planted::OverfullQueue) {
             return Err(QueueFull { limit: self.limit, wait: rate.predicted_wait(self.len()) });
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use types::{
     Fault, RequestEvent, RequestId, SampledToken, SamplingParams, SlotId, StepOutcome,
-    TokenLogprobs,
+    TokenLogprobs, planted, planted::Planted,
 };
 
 use crate::{
@@ -48,7 +48,6 @@ impl Scheduler {
             let logprobs = logprobs.remove(&item.slot).unwrap_or_default();
             self.apply(&step, &item, result, logprobs, &mut events);
         }
-        self.meter.observe(now, 0, self.queue.new_len() > 0);
         Ok(events)
     }
 
@@ -105,12 +104,18 @@ impl Scheduler {
             events.push((id, RequestEvent::PromptLogprobs(whole)));
         }
         sequence.tokens.push(token);
-        events.push((id, RequestEvent::Token { token, logprobs }));
+        if !planted::strikes(Planted::LostToken) {
+            events.push((id, RequestEvent::Token { token, logprobs }));
+        }
         if let Some(reason) = sequence.finish_reason() {
             let usage = sequence.usage(arrived);
             self.outputs.observe(usage.generated_tokens);
             self.abort(id, step.ended);
             events.push((id, RequestEvent::Finished { reason, usage }));
+            if planted::strikes(Planted::StreamOutOfOrder) {
+                let last = events.len() - 1;
+                events.swap(last - 1, last);
+            }
         }
     }
 

@@ -3,7 +3,9 @@
 use std::{ops::Range, time::Duration};
 
 use kv::Miss;
-use types::{RequestId, SlotAdmission, SlotId, StepId, StepPlan, WorkItem};
+use types::{
+    RequestId, SlotAdmission, SlotId, StepId, StepPlan, WorkItem, planted, planted::Planted,
+};
 
 use crate::{
     Cause, PrefixUse, Scheduler,
@@ -118,7 +120,9 @@ impl Scheduler {
         let block_tables = self.kv.covering(&running.tables, positions.end);
         let asked = running.sequence.sampling.prompt_logprobs.is_some();
         let followed = positions.end.min(running.sequence.prompt_len - 1);
-        draft.tokens_left -= count;
+        if !planted::strikes(Planted::ExceededBudget) {
+            draft.tokens_left -= count;
+        }
         draft.flight.push(FlightItem {
             slot,
             request: running.ticket.id,

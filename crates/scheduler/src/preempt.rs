@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use types::{Fault, RequestEvent, RequestId, SlotId};
+use types::{Fault, RequestEvent, RequestId, SlotId, planted, planted::Planted};
 
 use crate::{Cause, Preemption, PreemptionReason, Scheduler, plan::Draft, scheduler::Vacated};
 
@@ -44,7 +44,9 @@ impl Scheduler {
         let (account, clock) = (&mut sequence.account, &self.line.clock);
         account.lose_slot(Cause::Preempted, computed_tokens, draft.now, clock);
         account.preempted(Preemption { by, reason, computed_tokens });
-        self.queue.put_back(ticket, sequence);
+        if !planted::strikes(Planted::LostRequest) {
+            self.queue.put_back(ticket, sequence);
+        }
     }
 
     /// The executor failed and a new one takes its place: everything that runs returns to the queue, to be computed

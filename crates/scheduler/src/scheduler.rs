@@ -4,7 +4,10 @@ use std::{collections::VecDeque, time::Duration};
 
 use kv::KvManager;
 use queue::{Arrival, Policy, ServiceMeter, ServiceRate, Ticket, WaitingQueue};
-use types::{ExecutorInfo, Fault, Request, RequestEvent, RequestId, Service, SlotId, StepId};
+use types::{
+    ExecutorInfo, Fault, Request, RequestEvent, RequestId, Service, SlotId, StepId, planted,
+    planted::Planted,
+};
 
 use crate::{
     Error, Limits, Settings,
@@ -101,7 +104,11 @@ impl Scheduler {
     pub fn abort(&mut self, id: RequestId, now: Duration) -> bool {
         let vacated = self.slots.of(id).and_then(|slot| self.vacate(slot));
         let vacated = vacated.map(|Vacated { ticket, sequence, .. }| (ticket, sequence));
-        match vacated.or_else(|| self.queue.remove(id)) {
+        let waiting = || {
+            let is_ignored = planted::strikes(Planted::IgnoredAbort);
+            if is_ignored { None } else { self.queue.remove(id) }
+        };
+        match vacated.or_else(waiting) {
             Some((ticket, sequence)) => {
                 self.settle(&ticket, &sequence, now);
                 true
@@ -176,6 +183,16 @@ impl Scheduler {
     /// Requests that wait and never had a slot; these count against `waiting_max`.
     pub fn waiting_new(&self) -> usize {
         self.queue.new_len()
+    }
+
+    /// Whose slot it is.
+    pub fn request_in(&self, slot: SlotId) -> Option<RequestId> {
+        self.slots.get(slot).map(|running| running.ticket.id)
+    }
+
+    /// Whether a request runs.
+    pub fn has_slot(&self, id: RequestId) -> bool {
+        self.slots.of(id).is_some()
     }
 
     /// How fast requests leave the queue.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use queue::Rank;
-use types::{RequestId, SlotId};
+use types::{RequestId, SlotId, planted, planted::Planted};
 
 use crate::sequence::Running;
 
@@ -44,12 +44,14 @@ impl Slots {
         self.by_rank.remove(&running.ticket.rank);
         self.by_id.remove(&running.ticket.id);
         self.free.push(slot);
-        self.released.push(slot);
+        if !planted::strikes(Planted::UntoldRelease) {
+            self.released.push(slot);
+        }
         Some(running)
     }
 
     pub(crate) fn get(&self, slot: SlotId) -> Option<&Running> {
-        self.slots[slot.0 as usize].as_ref()
+        self.slots.get(slot.0 as usize)?.as_ref()
     }
 
     pub(crate) fn get_mut(&mut self, slot: SlotId) -> Option<&mut Running> {

@@ -8,6 +8,7 @@ mod data_type;
 mod executor;
 mod fault;
 mod ids;
+pub mod planted;
 mod request;
 mod sampling;
 mod step;

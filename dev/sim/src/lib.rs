@@ -1,13 +1,11 @@
-//! The real queue, scheduler and KV manager on a virtual clock.
+//! What the scheduler is proved with, on a virtual clock: a simulation is a function of its seed.
 //!
-//! A simulation is a function of its seed. [`measure`] runs a workload on a device whose steps take what a model of it
-//! says, and tells what each class of requests got. [`soak`] drives random requests through random settings, with
-//! aborts, lost executors and too few blocks, against a model that knows every token in advance, and checks the
-//! invariants after every call.
+//! [`workload`] are the loads under which policies are compared; `simulate` runs them. [`waits`] compares the waits
+//! that are predicted with those that come. [`day`] sees that nothing grows. [`soak`] drives random requests through
+//! random settings, with aborts, lost executors and too few blocks, against a model that knows every token in advance,
+//! and checks the invariants after every call.
 
-pub mod device;
-pub mod measure;
-mod random;
-pub mod report;
+pub mod day;
 pub mod soak;
+pub mod waits;
 pub mod workload;

@@ -1,17 +1,25 @@
 //! `cargo run --release -p sim -- table`: workloads under each policy, beside first-come with a fixed chunk.
+//! `cargo run --release -p sim -- waits`: the waits that are predicted beside those that come.
+//! `cargo run --release -p sim -- day`: a day of simulated time, and what the process holds in memory after each hour.
 //! `cargo run --release -p sim -- soak SEEDS STEPS`: so many seeds of so many steps each, with all checks.
 
 use std::process::ExitCode;
 
+use scheduler::Settings;
 use sim::{
-    device::Device,
-    measure,
+    day,
+    soak::{self, Action, Script},
+    waits::{self, Arrivals},
+    workload::{Workload, load_of},
+};
+use simulate::{
+    Device, contenders,
     report::{Report, Targets},
-    soak,
-    workload::Workload,
+    run,
+    run::Fleet,
 };
 
-const USAGE: &str = "usage: sim table | sim soak SEEDS STEPS";
+const USAGE: &str = "usage: sim table | sim waits | sim day | sim soak SEEDS STEPS";
 const DURATION_S: f64 = 120.0;
 
 fn main() -> ExitCode {
@@ -19,8 +27,10 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["table"] => table(),
+        ["waits"] => waits_table(),
+        ["day"] => run_day(),
         ["soak", seeds, steps] => match (seeds.parse(), steps.parse()) {
-            (Ok(seeds), Ok(steps)) => run_soak(seeds, steps),
+            (Ok(seeds), Ok(steps)) => return run_soak(seeds, steps),
             _ => return usage(),
         },
         _ => return usage(),
@@ -33,40 +43,90 @@ fn usage() -> ExitCode {
     ExitCode::from(2)
 }
 
-fn run_soak(seeds: u64, steps: u64) {
-    let total: u64 = (0..seeds).map(|seed| soak::run(seed, steps)).sum();
+/// Runs seeds until one fails; that one is made smaller and printed.
+fn run_soak(seeds: u64, steps: u64) -> ExitCode {
+    let mut total = 0;
+    for seed in 0..seeds {
+        let script = Script::random(seed, steps);
+        let Some(what) = soak::failure(&script, None) else {
+            total += script.actions.iter().filter(|a| matches!(a, Action::Step(_))).count();
+            continue;
+        };
+        println!("seed {seed} of {steps} steps fails: {what}\n");
+        let small = soak::shrink(&script, |script| soak::failure(script, None).is_some());
+        let what = soak::failure(&small, None).unwrap_or_default();
+        println!("{}", what.lines().map(|line| format!("# {line}\n")).collect::<String>());
+        println!("{small}\nkept as a file in dev/sim/tests/kept, the lines from `#` on are a test");
+        return ExitCode::FAILURE;
+    }
     println!("{total} steps over {seeds} seeds, nothing broken");
+    ExitCode::SUCCESS
+}
+
+fn run_day() {
+    let device = Device::named("cpu").expect("it is built in");
+    day::run(&device, |hour, steps, kib| println!("hour {hour}: {steps} steps, {kib} KiB"));
 }
 
 fn table() {
-    for device in [Device::cpu(), Device::gpu()] {
-        let targets = match device.name {
+    for name in Device::names() {
+        let device = Device::named(name).expect("it is built in");
+        let targets = match name {
             "cpu" => Targets { first_token_ms: 2000.0, token_ms: 200.0 },
             _ => Targets { first_token_ms: 500.0, token_ms: 30.0 },
         };
         let Targets { first_token_ms, token_ms } = targets;
-        println!("\n{}: goodput within {first_token_ms} ms and {token_ms} ms\n", device.name);
-        println!(
-            "| workload | policy | class | goodput/s | tokens/s | TTFT p50, p99 ms | TPOT p50, p99 ms | preempted |"
-        );
-        println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
+        println!("\n{name}: goodput within {first_token_ms} ms and {token_ms} ms\n");
+        println!("| workload | policy | class | {}", Report::HEADER[0]);
+        println!("| --- | --- | --- | {}", Report::HEADER[1]);
         for (workload_name, workload) in Workload::ALL {
-            for (policy_name, settings) in device.contenders() {
-                let (device, load) = device.under(workload);
-                let jobs = workload.jobs(1, DURATION_S, 1e6 / device.prompt_us, load);
-                let measured = measure::run(&device, settings, jobs, 1).expect("it can run");
+            for (policy_name, settings) in contenders(&unbounded(&device)) {
+                let jobs = workload.jobs(1, DURATION_S, &device, load_of(&device));
+                let measured =
+                    run(&workload.on(&device), settings, jobs, Fleet::ONE, 1).expect("it can run");
                 let classes: &[&str] =
                     if workload == Workload::Mixed { &["short", "long"] } else { &["all"] };
                 for &class in classes {
                     let only = (class != "all").then_some(class);
                     let report = Report::of(&measured, only, targets);
-                    let [ttft_50, ttft_99] = report.first_token_ms;
-                    let [tpot_50, tpot_99] = report.token_ms;
-                    println!(
-                        "| {workload_name} | {policy_name} | {class} | {:.1} | {:.0} | {ttft_50:.0}, {ttft_99:.0} | {tpot_50:.1}, {tpot_99:.1} | {} |",
-                        report.goodput_s, report.output_tokens_s, report.preemptions,
-                    );
+                    println!("| {workload_name} | {policy_name} | {class} | {}", report.row());
                 }
+            }
+        }
+    }
+}
+
+/// The server's defaults, and a queue that takes all.
+fn unbounded(device: &Device) -> Settings {
+    Settings { waiting_max: 1 << 20, ..device.settings() }
+}
+
+fn waits_table() {
+    println!(
+        "| device | policy | load | waits counted | mean wait, s | predicted, s | within 20 % | off by, median and 90 in 100 |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
+    let loads = [
+        ("110 %", Arrivals::Steady(110)),
+        ("150 %", Arrivals::Steady(150)),
+        ("300 %", Arrivals::Steady(300)),
+        ("bursts", Arrivals::Bursts),
+        ("long among short", Arrivals::Mixed),
+    ];
+    for name in Device::names() {
+        let device = Device::named(name).expect("it is built in");
+        for (policy, settings) in contenders(&unbounded(&device)) {
+            for (load, arrivals) in loads {
+                let jobs = waits::jobs(&device, arrivals, DURATION_S, 1);
+                let waits = waits::measure(&device, settings.clone(), jobs);
+                let [median, most] = waits.off.map(|off| 100.0 * off);
+                println!(
+                    "| {name} | {policy} | {load} | {} | {:.1} | {:.1} | {:.0} % | {median:.0} %, {most:.0} % |",
+                    waits.counted,
+                    waits.actual_s,
+                    waits.predicted_s,
+                    100.0 * waits.within_a_fifth,
+                );
             }
         }
     }

@@ -1,21 +1,6 @@
-//! Who asks for what, and when.
+//! Five kinds of load that policies are compared under, and one of tenants.
 
-use crate::random::Random;
-
-/// One request to come.
-#[derive(Clone, Debug)]
-pub struct Job {
-    /// When, in seconds.
-    pub at_s: f64,
-    /// What it is called in reports.
-    pub class: &'static str,
-    /// On whose behalf.
-    pub tenant: &'static str,
-    /// Tokens of its prompt.
-    pub prompt_tokens: u32,
-    /// Tokens after which its model stops, which nobody else knows.
-    pub output_tokens: u32,
-}
+use simulate::{Device, Job, Random};
 
 /// A kind of load, to be made from a seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,10 +29,11 @@ impl Workload {
         ("starved", Self::Starved),
     ];
 
-    /// The requests of `duration_s` seconds. `load` scales how many come: at 1, a device that computes
-    /// `prompt_tokens_s` tokens of prompts a second is busy for about two thirds of the time with prompts.
-    pub fn jobs(self, seed: u64, duration_s: f64, prompt_tokens_s: f64, load: f64) -> Vec<Job> {
+    /// The requests of `duration_s` seconds. `load` scales how many come: at 1, a device is busy for about two thirds
+    /// of the time with prompts.
+    pub fn jobs(self, seed: u64, duration_s: f64, device: &Device, load: f64) -> Vec<Job> {
         let mut random = Random::new(seed);
+        let prompt_tokens_s = 1e6 / device.prompt_us;
         let (short, long) = (0.005 * prompt_tokens_s, 0.25 * prompt_tokens_s);
         let sizes = |tokens: f64| ((tokens / 2.0) as u32 + 1, (tokens * 1.5) as u32 + 1);
         let (mut jobs, mut at_s) = (Vec::new(), 0.0);
@@ -66,13 +52,25 @@ impl Workload {
             at_s += random.gap_s(mean_s * load);
             let (low, high) = sizes(tokens);
             jobs.push(Job {
-                at_s,
-                class,
-                tenant: if is_rare { "rare" } else { "" },
-                prompt_tokens: random.between(low, high),
-                output_tokens: random.spread(output.0, output.1),
+                class: class.into(),
+                tenant: if is_rare { "rare" } else { "" }.into(),
+                ..Job::new(at_s, random.between(low, high), random.spread(output.0, output.1))
             });
         }
         jobs
     }
+
+    /// The device as this load finds it: the starved one has few blocks.
+    pub fn on(self, device: &Device) -> Device {
+        let mut device = device.clone();
+        if self == Self::Starved {
+            device.info.cache_groups[0].blocks /= 16;
+        }
+        device
+    }
+}
+
+/// How much of the load that its prompts allow a device's answers leave time for.
+pub fn load_of(device: &Device) -> f64 {
+    if device.name == "cpu" { 0.2 } else { 0.9 }
 }

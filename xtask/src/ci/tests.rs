@@ -11,6 +11,7 @@ use super::{
     tally::{Tally, of_cargo_test},
 };
 use crate::{
+    planted,
     process::{cargo, watch},
     workspace::Workspace,
 };
@@ -31,6 +32,11 @@ pub(super) fn without_model(run: &mut Run) -> Result<()> {
     tests(run, None)
 }
 
+/// Faults built into the pure crates are found.
+pub(super) fn planted(run: &mut Run) -> Result<()> {
+    counted(run, &mut planted::command(&run.workspace))
+}
+
 fn tests(run: &mut Run, model: Option<&Path>) -> Result<()> {
     let mut command = cargo(&run.workspace.root);
     without_settings(&mut command);
@@ -39,8 +45,13 @@ fn tests(run: &mut Run, model: Option<&Path>) -> Result<()> {
         command.env(MODEL_VARIABLE, model);
         add_compiler(&run.workspace, &mut command)?;
     }
+    counted(run, &mut command)
+}
+
+/// Runs tests and counts them.
+fn counted(run: &mut Run, command: &mut Command) -> Result<()> {
     let mut tally = Tally::default();
-    let succeeded = watch(&mut command, |line| tally += of_cargo_test(line).unwrap_or_default())?;
+    let succeeded = watch(command, |line| tally += of_cargo_test(line).unwrap_or_default())?;
     run.tally += tally;
     ensure!(succeeded, "`cargo test` failed");
     ensure!(tally.passed > 0, "`cargo test` ran no test");

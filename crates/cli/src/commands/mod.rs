@@ -6,7 +6,9 @@ pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod models;
 pub(crate) mod pull;
+pub(crate) mod replay;
 pub(crate) mod serve;
+pub(crate) mod simulate;
 
 use clap::{Arg, ArgMatches, Command};
 
@@ -71,6 +73,8 @@ pub(crate) fn command() -> Command {
                 .arg(switch("program", "Print the kernel calls of a step")),
             &["model", "engine"],
         ))
+        .subcommand(replay::command())
+        .subcommand(simulate::command())
         .subcommand(
             Command::new("config")
                 .about("Show settings")

@@ -4,11 +4,12 @@ use std::{io::Write, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::ArgMatches;
+use engine::EngineHandle;
 use front::{FrontSettings, FrontState};
 use telemetry::Metrics;
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 
 use crate::{
@@ -28,12 +29,13 @@ pub(crate) fn run(settings: &Settings, matches: &ArgMatches) -> Result<()> {
     listener.set_nonblocking(true).context("the listening socket")?;
     let metrics = Arc::new(Metrics::new());
     let Loaded { served, engine, description } = load(settings, super::model(matches), &metrics)?;
-    let name = served.names[0].clone();
+    let (name, handle) = (served.names[0].clone(), served.engine.clone());
     let state = FrontState::new(vec![served], metrics, front_settings(settings));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let listener = TcpListener::from_std(listener)?;
         greet(&description, &name, &listener)?;
+        tokio::spawn(write_journals(signal(SignalKind::user_defined1())?, handle));
         front::serve(listener, state, stop_signal()?).await.context("serving")
     })?;
     engine.shutdown();
@@ -82,6 +84,23 @@ fn greet(description: &str, name: &str, listener: &TcpListener) -> Result<()> {
     writeln!(out, "    -d '{{\"model\":\"{name}\",\"stream\":true,\"messages\":[{message}]}}'\n")?;
     out.flush()?;
     Ok(())
+}
+
+/// At each SIGUSR1, writes what the journal in memory holds to a file.
+async fn write_journals(mut wanted: Signal, engine: EngineHandle) {
+    while wanted.recv().await.is_some() {
+        let Some(bytes) = engine.journal() else {
+            tracing::warn!("no journal is kept in memory");
+            continue;
+        };
+        let path = std::env::temp_dir().join(format!("brigade-{}.journal", std::process::id()));
+        // Megabytes at most, and rare.
+        let written = journal::create_private(&path).and_then(|mut file| file.write_all(&bytes));
+        match written {
+            Ok(()) => tracing::info!(path = %path.display(), "wrote the journal in memory"),
+            Err(error) => tracing::error!(path = %path.display(), %error, "writing the journal"),
+        }
+    }
 }
 
 /// Resolves at SIGTERM or Ctrl-C; a second one ends the process at once.

@@ -232,6 +232,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "On a GPU: part of its memory that is used in all. The KV cache gets what weights and activations leave of it.",
     )
     .flags(&["gpu-memory-utilization"]),
+    setting(
+        "engine.gpu_check_launches",
+        "false",
+        Kind::Switch,
+        "On a GPU: wait for each kernel, so that the error of one that fails names it and its launch shape. Slow; for finding faults.",
+    ),
     setting("engine.kv_cache_dtype", "auto", Kind::Choice(&["auto", "bf16", "int8", "f32"]), "How keys and values are stored; auto is bf16, or f32 where the model computes in f32; int8 holds nearly twice as many as bf16, a little less exactly."),
     setting(
         "engine.prefix_cache",
@@ -240,6 +246,25 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Requests that begin alike share what was computed for the first of them. Tenants with keys of their own share nothing.",
     )
     .flags(&["enable-prefix-caching"]),
+    setting(
+        "engine.journal",
+        "",
+        Kind::Text,
+        "A file to record the engine's inputs in, for `brigade replay`: settings, arrivals, outcomes of steps, aborts, times. It takes the place of one that is there, and is readable by its owner alone.",
+    ),
+    setting("engine.journal_bytes_max", "1GiB", Kind::Bytes, "The journal's file ends when it has this size."),
+    setting(
+        "engine.journal_memory_bytes_max",
+        "8MiB",
+        Kind::Bytes,
+        "So much of the journal, the newest, is kept in memory whether there is a file or not; SIGUSR1 writes it to a file and logs where. 0 keeps none.",
+    ),
+    setting(
+        "engine.journal_tokens",
+        "hashes",
+        Kind::Choice(&["hashes", "ids"]),
+        "How tokens stand in the journal. hashes: each as a hash of itself and all before it under a key that is kept nowhere, tenants and salts as well; it tells which prompts begin alike, and no more. ids: as they are, so that prompts and answers can be read from it.",
+    ),
     setting(
         "engine.compute",
         "native",

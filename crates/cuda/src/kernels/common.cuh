@@ -40,35 +40,3 @@ template <int COUNT> __device__ __forceinline__ float block_sum(float value, flo
     for (int warp = 0; warp < COUNT; warp++) sum += scratch[warp];
     return sum;
 }
-
-// What a product further on reads first: brought into the second-level cache by a kernel that comes before, so that
-// memory has work while kernels end and begin.
-struct Prefetch {
-    const char* address;    // or null
-    const char* second;     // as much again from here on, or null
-    const int* positions;   // [position_count] or null: if their sum is above the limit, attention reads so much between
-    int position_count;     // that nothing would be left of what was prefetched
-    int positions_max;
-    int rows;
-    int row_bytes;
-    int prefix_bytes;       // of each row, a multiple of 16
-};
-
-// One warp of each block does it.
-__device__ __forceinline__ void prefetch(const Prefetch& p) {
-#if __CUDA_ARCH__ >= 900
-    if (!p.address) return;
-    const int lane = threadIdx.x % 32;
-    int sum = 0;
-    for (int i = lane; i < p.position_count; i += 32) sum += p.positions[i];
-    for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
-    if (sum > p.positions_max) return;
-    const int block = blockIdx.x + gridDim.x * blockIdx.y, blocks = gridDim.x * gridDim.y;
-    for (int row = block + blocks * lane; row < p.rows; row += blocks * 32) {
-        const size_t place = size_t(row) * p.row_bytes;
-        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p.address + place), "r"(p.prefix_bytes));
-        if (p.second)
-            asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p.second + place), "r"(p.prefix_bytes));
-    }
-#endif
-}

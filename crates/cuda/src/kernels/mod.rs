@@ -20,7 +20,6 @@ macro_rules! arguments {
 pub mod attention;
 mod fill;
 mod peak;
-mod prefetch;
 pub mod products;
 mod rows;
 mod sampling;
@@ -30,7 +29,6 @@ use std::sync::Arc;
 use attention::AttentionKernels;
 pub use fill::FillKernel;
 pub use peak::PeakKernel;
-pub use prefetch::{Order, Prefetch};
 use products::{DequantizeKernels, FewRowsKernels};
 pub use rows::{Embed, RmsNorm, RopeStore, RowKernels};
 pub use sampling::{Draw, LOGPROBS_MAX, Report, SampleKernels, SampleRow, TokenBias, TokenLogprob};

@@ -10,14 +10,12 @@ struct RmsNormArguments {
     const int* rows;      // [rows] or null
     int width;            // a multiple of 4
     float epsilon;
-    Prefetch next;        // what the next product reads first
 };
 
 extern "C" __global__ void __launch_bounds__(256) rmsnorm(const RmsNormArguments a) {
     __shared__ float scratch[8];
     let_next_begin();
     wait_for_previous();
-    if (threadIdx.x < 32) prefetch(a.next);
     const int row = a.rows ? a.rows[blockIdx.x] : blockIdx.x;
     const float4* input = (const float4*)(a.input + size_t(row) * a.width);
     const float4* weight = (const float4*)a.weight;

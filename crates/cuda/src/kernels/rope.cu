@@ -21,7 +21,6 @@ struct RopeArguments {
     int pairs;               // turned values of a head / 2
     int adjacent;            // pairs are neighbours (1), or half of the turned values apart (0)
     float epsilon;
-    Prefetch next;           // what the product after attention reads first
 };
 
 // Values of a head that a lane holds: lane, lane + 32, ...
@@ -31,7 +30,6 @@ extern "C" __global__ void __launch_bounds__(256) rope_store(const RopeArguments
     __shared__ float heads_in_work[8][HEAD_DIM];
     let_next_begin();
     wait_for_previous();
-    if (threadIdx.x < 32) prefetch(a.next);
     const int row = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int head = blockIdx.y * 8 + warp;
     if (head >= a.heads + 2 * a.kv_heads) return;

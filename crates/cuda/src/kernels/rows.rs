@@ -4,7 +4,7 @@ use half::bf16;
 use kernels::linear::QuantizedLayout;
 
 use super::{
-    BLOCK_TOKENS, KernelOptions, NextModule, Prefetch,
+    BLOCK_TOKENS, KernelOptions, NextModule,
     products::{Matrix, quantized::macros},
 };
 use crate::{Address, DeviceBuffer, Error, Kernel, Shape, Stream, Unit};
@@ -70,8 +70,6 @@ pub struct RmsNorm<'a> {
     pub width: usize,
     /// Added to the mean square.
     pub epsilon: f32,
-    /// What the next product reads first.
-    pub next: Prefetch,
 }
 
 /// Prepares queries, keys and values for attention and stores keys and values.
@@ -105,8 +103,6 @@ pub struct RopeStore<'a> {
     pub adjacent: bool,
     /// Added to the mean square of heads.
     pub epsilon: f32,
-    /// What the next product reads first.
-    pub next: Prefetch,
 }
 
 arguments!(EmbedArguments {
@@ -132,7 +128,6 @@ arguments!(RmsNormArguments {
     rows: Address,
     width: i32,
     epsilon: f32,
-    next: Prefetch,
 });
 arguments!(RopeArguments {
     qkv: Address,
@@ -149,15 +144,8 @@ arguments!(RopeArguments {
     pairs: i32,
     adjacent: i32,
     epsilon: f32,
-    next: Prefetch,
 });
-arguments!(SiluMulArguments {
-    gate_up: Address,
-    output: Address,
-    width: i32,
-    rows: i32,
-    next: Prefetch,
-});
+arguments!(SiluMulArguments { gate_up: Address, output: Address, width: i32, rows: i32 });
 
 /// How tables may be held.
 fn table_layouts(options: &KernelOptions) -> impl Iterator<Item = Option<QuantizedLayout>> {
@@ -252,7 +240,6 @@ impl RowKernels {
             rows: args.selected.map_or(Address::NONE, DeviceBuffer::address),
             width: width as i32,
             epsilon,
-            next: args.next,
         };
         // SAFETY: the sizes were checked above.
         unsafe { self.rms_norm.launch(stream, Shape::row(rows, THREADS), arguments) }
@@ -290,7 +277,6 @@ impl RowKernels {
             pairs: pairs as i32,
             adjacent: i32::from(args.adjacent),
             epsilon,
-            next: args.next,
         };
         let blocks_of_heads = all_heads.div_ceil(8) as u32;
         let grid = (rows as u32, blocks_of_heads, 1);
@@ -307,7 +293,6 @@ impl RowKernels {
         gate_up: &DeviceBuffer<bf16>,
         output: &DeviceBuffer<bf16>,
         (rows, width): (usize, usize),
-        next: Prefetch,
     ) -> Result<(), Error> {
         assert!(width.is_multiple_of(8), "width");
         assert!(gate_up.len() >= rows * 2 * width && output.len() >= rows * width, "rows");
@@ -316,7 +301,6 @@ impl RowKernels {
             output: output.address(),
             width: width as i32,
             rows: rows as i32,
-            next,
         };
         /// Enough to fill any GPU; the kernel goes round if there is more.
         const BLOCKS_MAX: usize = 4096;

@@ -7,7 +7,6 @@ struct SiluMulArguments {
     bf16* output;         // [rows][width]
     int width;            // a multiple of 8
     int rows;
-    Prefetch next;        // what the next product reads first
 };
 
 __device__ __forceinline__ float gated(float gate, float up) { return gate / (1.0f + __expf(-gate)) * up; }
@@ -15,7 +14,6 @@ __device__ __forceinline__ float gated(float gate, float up) { return gate / (1.
 extern "C" __global__ void __launch_bounds__(256) silu_mul(const SiluMulArguments a) {
     let_next_begin();
     wait_for_previous();
-    if (threadIdx.x < 32) prefetch(a.next);
     const int per_row = a.width / 8;
     const long long all = (long long)a.rows * per_row;
     for (long long index = blockIdx.x * 256LL + threadIdx.x; index < all; index += gridDim.x * 256LL) {

@@ -1,6 +1,6 @@
 //! Embedding, norms, rotary embedding with storing, the gate.
 
-use cuda::kernels::{BLOCK_TOKENS, Embed, Prefetch, RmsNorm, RopeStore};
+use cuda::kernels::{BLOCK_TOKENS, Embed, RmsNorm, RopeStore};
 use half::bf16;
 use kernels::linear::QuantizedLayout;
 
@@ -95,7 +95,6 @@ fn rms_norm_of_narrow_and_wide_rows_in_any_order() {
                 rows,
                 width,
                 epsilon: 1e-5,
-                next: Prefetch::NONE,
             };
             bench.kernels.rows.rms_norm(&bench.stream, &norm).unwrap();
             let order: Vec<usize> =
@@ -177,7 +176,6 @@ fn rope_case(case: &Rope) {
         pairs,
         adjacent,
         epsilon: 1e-6,
-        next: Prefetch::NONE,
     };
     bench.kernels.rows.rope_store(&bench.stream, &args).unwrap();
     let (turned, keys, stored) =
@@ -236,11 +234,7 @@ fn the_gate_multiplies_halves_of_rows() {
         let output = bench.poisoned::<bf16>(rows * width);
         let shape = (rows, width);
         let rows_on_gpu = bench.upload(&gate_up);
-        bench
-            .kernels
-            .rows
-            .silu_mul(&bench.stream, &rows_on_gpu, &output, shape, Prefetch::NONE)
-            .unwrap();
+        bench.kernels.rows.silu_mul(&bench.stream, &rows_on_gpu, &output, shape).unwrap();
         let expected: Vec<f32> = gate_up
             .chunks(2 * width)
             .flat_map(|row| {

@@ -23,6 +23,8 @@ use crate::Error;
 pub struct CudaLoadOptions<'a> {
     /// Make random weights instead of reading the checkpoint's.
     pub random: bool,
+    /// Wait for each kernel, so that the error of one that fails names it.
+    pub check_launches: bool,
     /// Where compiled kernels are kept.
     pub kernel_cache: Option<PathBuf>,
     /// Told after each tensor: bytes of the checkpoint loaded so far, and in all.
@@ -82,7 +84,7 @@ impl CudaModel {
     ) -> Result<Self, Error> {
         let spec = describe(weights)?;
         check(&spec)?;
-        let stream = Stream::new(gpu)?;
+        let stream = if options.check_launches { Stream::checking(gpu) } else { Stream::new(gpu) }?;
         let compiler = Compiler::new(&gpu.architecture(), options.kernel_cache.as_deref())?;
         let group = spec.heads / spec.kv_heads;
         let layouts = if options.random { Vec::new() } else { layouts(weights) };

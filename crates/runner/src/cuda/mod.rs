@@ -291,7 +291,7 @@ impl CudaRunner {
     /// The recorded step that does what a batch needs, if it is of the kind that is recorded. The first one of its size
     /// is not: the libraries do something for the first time then, which cannot be recorded.
     fn graph(&mut self, batch: &Batch, views: &Views) -> Result<Option<&Graph>, Error> {
-        if !batch.is_decode || self.walker.profiler.is_on() {
+        if !batch.is_decode || self.walker.profiler.is_on() || self.model.stream.checks() {
             return Ok(None);
         }
         match self.graphs.entry((batch.rows, batch.adjusts)) {

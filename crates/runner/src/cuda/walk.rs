@@ -5,7 +5,7 @@ use std::{any::Any, collections::HashMap, ops::Range};
 use cuda::{
     DeviceBuffer, Multiplier, Operands, OutputType, Product,
     kernels::{
-        Embed, Order, Prefetch, RmsNorm, RopeStore,
+        Embed, RmsNorm, RopeStore,
         attention::{Attention, TaskList, Tasks},
         products::{FewRows, Matrix, NextNorm, NormFactor, Sink, TILE_ROWS, rows_max},
     },
@@ -51,8 +51,6 @@ struct Linear<'a> {
     normed: bool,
     target: Target<'a>,
     inputs: usize,
-    /// What the next product reads first.
-    next: Prefetch,
 }
 
 impl<'a> Linear<'a> {
@@ -134,25 +132,17 @@ impl Walker {
         let (layer, width) = (&model.layers[index], spec.width);
         // The embedding normalises for the first layer.
         if index > 0 {
-            let next = self.prefetch(model, rows, &layer.qkv, width, false);
-            self.norm(model, &layer.attention_norm, rows, next)?;
+            self.norm(model, &layer.attention_norm, rows)?;
         }
         let (normed, qkv) = (self.work.normed.clone(), self.work.qkv.clone());
         let attended = self.work.attended.clone();
         let attended_width = spec.heads * spec.head_dim;
-        // What attention reads between must leave room in the cache.
-        let position_bytes = 4 * spec.kv_heads * spec.head_dim;
-        let positions_max = model.gpu().properties().cache_bytes as usize / position_bytes;
-        let next = self
-            .prefetch(model, rows, &layer.output, attended_width, false)
-            .unless_above(positions_max, &views.positions);
         let linear = Linear {
             weights: &layer.qkv,
             input: &normed,
             normed: index > 0,
             target: Target::Bf16(&qkv),
             inputs: width,
-            next,
         };
         self.multiply(model, linear, rows)?;
         self.profiler.mark(stream, Family::Qkv)?;
@@ -172,12 +162,6 @@ impl Walker {
             pairs: model.frequencies.len(),
             adjacent: spec.rope.pairs == RopePairs::Neighbours,
             epsilon: spec.norm_epsilon,
-            // The product before has done it, where it is one of few rows.
-            next: if rows <= rows_max(layer.qkv[0].matrix.layout()) {
-                Prefetch::NONE
-            } else {
-                next
-            },
         };
         kernels.rows.rope_store(stream, &rope_store)?;
         self.profiler.mark(stream, Family::Rope)?;
@@ -204,7 +188,6 @@ impl Walker {
             normed: false,
             target: Target::Residual(Some(&layer.feed_forward_norm)),
             inputs: attended_width,
-            next: self.prefetch(model, rows, &layer.gate_up, width, true),
         };
         self.multiply(model, linear, rows)?;
         self.profiler.mark(stream, Family::Output)
@@ -220,9 +203,7 @@ impl Walker {
         let layer = &model.layers[index];
         let (spec, stream, kernels) = (&model.spec, &*model.stream, &model.kernels);
         let (width, inner) = (spec.width, spec.feed_forward);
-        let next = self.prefetch(model, rows, &layer.gate_up, width, true);
-        self.norm(model, &layer.feed_forward_norm, rows, next)?;
-        let next = self.prefetch(model, rows, &layer.down, inner, false);
+        self.norm(model, &layer.feed_forward_norm, rows)?;
         let (normed, gated) = (self.work.normed.clone(), self.work.gated.clone());
         let matrix = &layer.gate_up[0].matrix;
         if rows <= rows_max(matrix.layout()) {
@@ -237,7 +218,6 @@ impl Walker {
                 outputs: inner,
                 inputs: width,
                 output_stride: inner,
-                next,
             };
             kernels.few_rows.multiply(stream, &product)?;
             self.profiler.mark(stream, Family::GateUp)?;
@@ -249,11 +229,10 @@ impl Walker {
                 normed: false,
                 target: Target::Bf16(&gate_up),
                 inputs: width,
-                next: Prefetch::NONE,
             };
             self.multiply(model, linear, rows)?;
             self.profiler.mark(stream, Family::GateUp)?;
-            kernels.rows.silu_mul(stream, &gate_up, &gated, (rows, inner), next)?;
+            kernels.rows.silu_mul(stream, &gate_up, &gated, (rows, inner))?;
             self.profiler.mark(stream, Family::Gate)?;
         }
         let next_norm = model.layers.get(index + 1).map(|next| &next.attention_norm);
@@ -263,10 +242,6 @@ impl Walker {
             normed: false,
             target: Target::Residual(next_norm),
             inputs: inner,
-            next: match model.layers.get(index + 1) {
-                Some(next) => self.prefetch(model, rows, &next.qkv, width, false),
-                None => self.prefetch(model, views.selected.len(), &model.logits, width, false),
-            },
         };
         self.multiply(model, linear, rows)?;
         self.profiler.mark(stream, Family::Down)
@@ -288,7 +263,6 @@ impl Walker {
             rows,
             width: spec.width,
             epsilon: spec.norm_epsilon,
-            next: Prefetch::NONE,
         };
         model.kernels.rows.rms_norm(stream, &norm)?;
         self.profiler.mark(stream, Family::Norm)?;
@@ -299,7 +273,6 @@ impl Walker {
             normed: false,
             target: Target::F32(&logits),
             inputs: spec.width,
-            next: Prefetch::NONE,
         };
         self.multiply(model, linear, rows)?;
         self.profiler.mark(stream, Family::Logits)
@@ -311,7 +284,6 @@ impl Walker {
         model: &CudaModel,
         weight: &DeviceBuffer<f32>,
         rows: usize,
-        next: Prefetch,
     ) -> Result<(), Error> {
         if rows <= model.fused_rows_max {
             return Ok(());
@@ -324,33 +296,9 @@ impl Walker {
             rows,
             width: model.spec.width,
             epsilon: model.spec.norm_epsilon,
-            next,
         };
         model.kernels.rows.rms_norm(&model.stream, &norm)?;
         self.profiler.mark(&model.stream, Family::Norm)
-    }
-
-    /// What a product reads first of its weights, where reading them is what it takes time for.
-    fn prefetch(
-        &self,
-        model: &CudaModel,
-        rows: usize,
-        weights: &[Segment],
-        inputs: usize,
-        gated: bool,
-    ) -> Prefetch {
-        /// With more rows than this, products compute for longer than they read.
-        const ROWS_MAX: usize = 192;
-        if rows > ROWS_MAX {
-            return Prefetch::NONE;
-        }
-        let first = &weights[0];
-        let order = match first.matrix.layout() {
-            None if rows > rows_max(None) => Order::ByInput,
-            _ => Order::ByOutput,
-        };
-        let gated = gated && order == Order::ByOutput;
-        Prefetch::of(model.gpu(), &first.matrix, [first.rows, inputs], (order, gated))
     }
 
     /// The part of a norm that a product of few rows does.
@@ -411,7 +359,6 @@ impl Walker {
             outputs: segment.rows,
             inputs: linear.inputs,
             output_stride: linear.outputs(),
-            next: linear.next,
         };
         Ok(model.kernels.few_rows.multiply(&model.stream, &product)?)
     }
@@ -524,7 +471,6 @@ fn linears<'a>(spec: &DecoderSpec, work: &'a Workspace, layer: &'a Layer) -> [Li
         normed: false,
         target,
         inputs,
-        next: Prefetch::NONE,
     };
     let residual = Target::Residual(None);
     let [qkv, output, gate_up, down] = layer.products();

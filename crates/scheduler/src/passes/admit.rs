@@ -5,6 +5,7 @@
 
 use kv::BlockPool;
 use queue::Ticket;
+use types::{planted, planted::Planted};
 
 use crate::{
     Cause, Scheduler,
@@ -23,6 +24,9 @@ pub(crate) fn next(scheduler: &Scheduler, draft: &mut Draft) -> Option<Ticket> {
         if is_sooner_later(scheduler, sequence) {
             draft.passed_by.push(ticket.id);
             continue;
+        }
+        if planted::is(Planted::Starvation) && ticket.id.0 % 5 == 3 {
+            return None;
         }
         let room = match sequence.probation {
             Some(_) => Err(Cause::Recovery),

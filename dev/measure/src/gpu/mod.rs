@@ -39,6 +39,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<()> {
     let weights = if random { Weights::open_without_tensors(&path) } else { Weights::open(&path) }?;
     let options = CudaLoadOptions {
         random,
+        check_launches: false,
         kernel_cache: Some(std::env::temp_dir().join("brigade-kernels")),
         progress: &mut |_, _| {},
     };

@@ -1,51 +1,48 @@
 //! What the simulator must show, with fixed seeds: nothing breaks, planted defects are found, and policies keep what
 //! they promise. Times here are simulated, so they are the same on every machine.
 
-use std::panic::catch_unwind;
+#[cfg(feature = "planted")]
+mod planted;
+mod soaks;
 
 use scheduler::Settings;
 use sim::{
-    device::Device,
-    measure::{self, Measured},
+    waits::{self, Arrivals},
+    workload::{Workload, load_of},
+};
+use simulate::{
+    Device, contenders,
     report::{Report, Targets},
-    soak::{self, Defect},
-    workload::Workload,
+    run::{Fleet, Measured},
 };
 
 const TARGETS: Targets = Targets { first_token_ms: 500.0, token_ms: 30.0 };
 
-#[test]
-fn nothing_breaks() {
-    for seed in 0..60 {
-        soak::run(seed, 2000);
-    }
-}
-
-#[test]
-fn planted_defects_are_found() {
-    for defect in Defect::ALL {
-        let found =
-            (0..5).any(|seed| catch_unwind(|| soak::run_with(seed, 500, Some(defect))).is_err());
-        assert!(found, "{defect:?} was not found");
-    }
-}
-
 fn settings(device: &Device, name: &str) -> Settings {
-    let contenders = device.contenders();
-    contenders.into_iter().find(|(known, _)| *known == name).expect("it is one of them").1
+    let unbounded = Settings { waiting_max: 1 << 20, ..device.settings() };
+    let mut contenders = contenders(&unbounded).into_iter();
+    contenders.find(|(known, _)| *known == name).expect("it is one of them").1
 }
 
 fn run(device: &Device, workload: Workload, name: &str, load: f64) -> Measured {
-    let (at, _) = device.under(workload);
-    let jobs = workload.jobs(7, 60.0, 1e6 / device.prompt_us, load);
-    measure::run(&at, settings(device, name), jobs, 7).expect("it can run")
+    let jobs = workload.jobs(7, 60.0, device, load);
+    simulate::run(&workload.on(device), settings(device, name), jobs, Fleet::ONE, 7)
+        .expect("it can run")
+}
+
+fn cpu() -> Device {
+    Device::named("cpu").expect("it is built in")
+}
+
+fn gpu() -> Device {
+    Device::named("h200").expect("it is built in")
 }
 
 #[test]
 fn short_requests_do_not_wait_for_long_ones() {
-    let device = Device::gpu();
+    let device = gpu();
     let [plain, fair] = ["plain first-come", "fair"].map(|name| {
-        let measured = run(&device, Workload::Mixed, name, device.load);
+        let measured = run(&device, Workload::Mixed, name, load_of(&device));
         let short = Report::of(&measured, Some("short"), TARGETS);
         (short, Report::of(&measured, None, TARGETS).output_tokens_s)
     });
@@ -57,9 +54,9 @@ fn short_requests_do_not_wait_for_long_ones() {
 
 #[test]
 fn throughput_does_not_collapse_when_blocks_run_out() {
-    for device in [Device::cpu(), Device::gpu()] {
+    for device in [cpu(), gpu()] {
         let tokens_s = |load| {
-            let measured = run(&device, Workload::Starved, "fair", load * device.load);
+            let measured = run(&device, Workload::Starved, "fair", load * load_of(&device));
             (measured.output_tokens_s(20.0..60.0, None), measured.preemptions)
         };
         let (most, _) = tokens_s(1.0);
@@ -76,20 +73,31 @@ fn throughput_does_not_collapse_when_blocks_run_out() {
 
 #[test]
 fn tenants_share_whatever_they_ask_for() {
-    let device = Device::gpu();
-    let measured = run(&device, Workload::Tenants, "fair", device.load);
+    let device = gpu();
+    let load = 2.0 * load_of(&device);
+    let measured = run(&device, Workload::Tenants, "fair", load);
     let [often, rare] = ["", "rare"].map(|name| measured.output_tokens_s(10.0..50.0, Some(name)));
     let share = rare / (often + rare);
     assert!((share / 0.5 - 1.0).abs() < 0.2, "{often} and {rare} tokens/s");
-    let measured = run(&device, Workload::Tenants, "first-come", device.load);
+    let measured = run(&device, Workload::Tenants, "first-come", load);
     let [often, rare] = ["", "rare"].map(|name| measured.output_tokens_s(10.0..50.0, Some(name)));
     assert!(often > 5.0 * rare, "{often} and {rare} tokens/s: not by itself");
 }
 
 #[test]
+fn waits_come_as_they_were_predicted() {
+    let device = gpu();
+    let jobs = waits::jobs(&device, Arrivals::Steady(150), 120.0, 1);
+    let found = waits::measure(&device, settings(&device, "fair"), jobs);
+    assert!(found.counted > 10_000, "{found:?}");
+    assert!((found.predicted_s / found.actual_s - 1.0).abs() < 0.05, "{found:?}");
+    assert!(found.within_a_fifth > 0.95, "{found:?}");
+}
+
+#[test]
 fn a_simulation_is_a_function_of_its_seed() {
-    let device = Device::cpu();
-    let [one, other] = [(); 2].map(|()| run(&device, Workload::Mixed, "fair", device.load));
+    let device = cpu();
+    let [one, other] = [(); 2].map(|()| run(&device, Workload::Mixed, "fair", load_of(&device)));
     assert_eq!((one.steps, one.end_s), (other.steps, other.end_s));
     assert_eq!(one.served.len(), other.served.len());
 }

@@ -32,7 +32,15 @@ extern "C" __global__ void __launch_bounds__(256) dequantize_rows(const Dequanti
             float v[8];
             dequantize(v, w, half, part);
             bf16* target = a.output + size_t(row) * a.inputs + step * 64 + first_input(part, t);
-            *(uint2*)target = make_uint2(pack(v[0], v[1]), pack(v[2], v[3]));
-            *(uint2*)(target + SECOND) = make_uint2(pack(v[4], v[5]), pack(v[6], v[7]));
+            const uint2 first = make_uint2(pack(v[0], v[1]), pack(v[2], v[3]));
+            const uint2 second = make_uint2(pack(v[4], v[5]), pack(v[6], v[7]));
+            // In assembly, for the compiler takes some of these stores apart.
+            if (SECOND == 4) {
+                asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(target), "r"(first.x), "r"(first.y),
+                             "r"(second.x), "r"(second.y) : "memory");
+            } else {
+                *(uint2*)target = first;
+                *(uint2*)(target + SECOND) = second;
+            }
         }
 }

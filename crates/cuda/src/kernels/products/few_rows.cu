@@ -48,12 +48,18 @@ struct FewRowsArguments {
     int output_stride;
     int square_count;
     float epsilon;
-    Prefetch next;         // what the next product reads first
 };
 
 __device__ __forceinline__ void multiply_add(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// The same without anything to add to.
+__device__ __forceinline__ void multiply_only(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+        : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "f"(0.0f));
 }
 
 // A lane's inputs of one step: [row tile][first or second half].
@@ -126,8 +132,6 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) few_rows(const FewRo
             }
             advance();
         }
-        // All of this block's own weights are on their way.
-        if (warp == 0 && group + gridDim.x >= tile_groups) prefetch(a.next);
         float4* own = shared_sums + (turn * WARPS + warp) * (TILES * ROW_TILES * 32) + lane;
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++)

@@ -4,21 +4,18 @@ use half::bf16;
 use kernels::linear::QuantizedLayout;
 
 use super::quantized::{Matrix, TILE_ROWS, macros};
-use crate::{
-    Address, DeviceBuffer, Error, Gpu, Kernel, Shape, Stream, Unit,
-    kernels::{NextModule, Prefetch},
-};
+use crate::{Address, DeviceBuffer, Error, Gpu, Kernel, Shape, Stream, Unit, kernels::NextModule};
 
 /// Most rows that these kernels take with weights in bfloat16.
-pub const DENSE_ROWS_MAX: usize = 16;
+pub const DENSE_ROWS_MAX: usize = 8;
 /// Most rows that these kernels take with quantized weights.
-pub const QUANTIZED_ROWS_MAX: usize = 64;
+pub const QUANTIZED_ROWS_MAX: usize = 32;
 
 const EPILOGUES: usize = 4;
 /// The last epilogue has two matrices.
 const GATED: usize = 3;
 /// Tiles of 8 rows that a kernel is compiled for.
-const ROW_TILES: [usize; 4] = [1, 2, 4, 8];
+const ROW_TILES: [usize; 3] = [1, 2, 4];
 
 /// A kernel of a kind: what its macros say.
 #[derive(Clone, Copy, Debug)]
@@ -134,8 +131,6 @@ pub struct FewRows<'a> {
     pub inputs: usize,
     /// Elements from one output row to the next.
     pub output_stride: usize,
-    /// What the next product reads first.
-    pub next: Prefetch,
 }
 
 arguments!(FewRowsArguments {
@@ -153,7 +148,6 @@ arguments!(FewRowsArguments {
     output_stride: i32,
     square_count: i32,
     epsilon: f32,
-    next: Prefetch,
 });
 
 /// The kernels.
@@ -235,7 +229,6 @@ impl FewRowsKernels {
             output_stride: output_stride as i32,
             square_count: square_sums(inputs) as i32,
             epsilon: args.factor.map_or(0.0, |factor| factor.epsilon),
-            next: args.next,
         };
         let (variant, shared_bytes, kernel) = self
             .kernels

@@ -91,6 +91,13 @@ __device__ __forceinline__ u32 word_of(const uint4& v, int index) {
     return index == 0 ? v.x : index == 1 ? v.y : index == 2 ? v.z : v.w;
 }
 
+// (a & mask) | bits, in one instruction.
+__device__ __forceinline__ u32 masked_or(u32 a, u32 mask, u32 bits) {
+    u32 result;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(a), "r"(mask), "r"(bits));
+    return result;
+}
+
 // a + b for two pairs of bfloat16.
 __device__ __forceinline__ u32 add_pairs(u32 a, u32 b) {
     u32 sum;
@@ -106,17 +113,18 @@ __device__ __forceinline__ void unpack(u32 (&pairs)[4], const LaneWeights& w, in
 #if BITS == 8
         // Of a signed byte, 128 + its low 7 bits, and -128 or, with its highest bit in the mantissa, -256.
         const u32 bytes = word_of(w.quanta[pair / 2], word) >> (8 * (pair % 2));
-        pairs[pair] = add_pairs((bytes & 0x007f007fu) | 0x43004300u, (bytes & 0x00800080u) | 0xc300c300u);
+        pairs[pair] = add_pairs(masked_or(bytes, 0x007f007fu, 0x43004300u), masked_or(bytes, 0x00800080u, 0xc300c300u));
 #else
-        u32 quanta = (word_of(w.quanta[0], word) >> (4 * pair)) & 0x000f000fu;
+        u32 quanta = masked_or(word_of(w.quanta[0], word) >> (4 * pair), 0x000f000fu, 0x43004300u);
 #if BITS == 5
         const int place = 4 * word + pair;
-        quanta |= (place < 4 ? w.high[0] << (4 - place) : w.high[0] >> (place - 4)) & 0x00100010u;
+        const u32 high = place < 4 ? w.high[0] << (4 - place) : w.high[0] >> (place - 4);
+        quanta = masked_or(high, 0x00100010u, quanta);
 #elif BITS == 6
         const int place = 2 * (4 * part + pair);
-        quanta |= (place < 4 ? w.high[half] << (4 - place) : w.high[half] >> (place - 4)) & 0x00300030u;
+        const u32 high = place < 4 ? w.high[half] << (4 - place) : w.high[half] >> (place - 4);
+        quanta = masked_or(high, 0x00300030u, quanta);
 #endif
-        quanta |= 0x43004300u;
 #if HAS_MINIMUM
         pairs[pair] = quanta;
 #else
@@ -137,8 +145,10 @@ __device__ __forceinline__ float half_to_float(u32 words, int which) {
 __device__ __forceinline__ float number(const LaneWeights& w, int half, int part, int which) {
     const int index = (2 * half + part) * NUMBERS + which;
 #if NESTED
-    const u32 word = w.numbers[index / 4];
-    const float inner = float(int(word << (24 - 8 * (index % 4))) >> 24);
+    // A byte in the mantissa of 2^23 is that float plus the byte, which takes no conversion. Its sign bit is turned
+    // over, so that it counts from -128.
+    const u32 bytes = w.numbers[index / 4] ^ 0x80808080u;
+    const float inner = __uint_as_float(__byte_perm(bytes, 0x4b000000u, 0x7650 + index % 4)) - (8388608.0f + 128.0f);
     const int outer = half * OUTER_HALVES + which / SCALES;
     return inner * half_to_float(w.outer[outer / 2], outer % 2);
 #else
@@ -164,23 +174,31 @@ struct Weights { LaneWeights tile[TILES]; };
 struct Source {
     const QuantizedMatrix matrix;
     const int lane;
-    int first_tile;
+    const unsigned char* records[TILES];  // of the first step
+    const unsigned char* outers[TILES];
 
     __device__ __forceinline__ Source(const FewRowsArguments& a, int lane)
         : matrix(a.weights, GATED ? 2 * a.outputs : a.outputs, a.inputs), lane(lane) {}
 
-    __device__ __forceinline__ void open(const FewRowsArguments&, int group) {
-        first_tile = GATED ? group : group * TILES;
-    }
-
-    __device__ __forceinline__ void read(Weights& w, const FewRowsArguments& a, int step, bool any) const {
+    __device__ __forceinline__ void open(const FewRowsArguments& a, int group) {
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++) {
-            const int index = GATED ? first_tile + tile * (a.outputs / 16) : first_tile + tile;
-            if (any && step < matrix.steps && (GATED || tile == 0 || index * 16 < a.outputs))
-                read_lane(w.tile[tile], matrix.record(index, step), matrix.outer(index, step), lane);
-            else
-                w.tile[tile] = LaneWeights{};
+            // A tile past the end is computed and dropped.
+            const int last = (a.outputs + 15) / 16 - 1;
+            const int index = min(GATED ? group : group * TILES + tile, last) + (GATED ? tile * (a.outputs / 16) : 0);
+            records[tile] = matrix.record(index, 0);
+            outers[tile] = matrix.outer(index, 0);
+        }
+    }
+
+    __device__ __forceinline__ void read(Weights& w, const FewRowsArguments&, int step, bool any) const {
+        const int record = step * RECORD_BYTES, outer = step / STEPS_PER_OUTER * OUTER_BYTES;
+        if (any && step < matrix.steps) {
+#pragma unroll
+            for (int tile = 0; tile < TILES; tile++)
+                read_lane(w.tile[tile], records[tile] + record, outers[tile] + outer, lane);
+        } else {
+            w = Weights{};
         }
     }
 
@@ -202,8 +220,7 @@ __device__ __forceinline__ void multiply(Sums& c, const Weights& w, const Inputs
         for (int rows = 0; rows < ROW_TILES; rows++) {
             const uint4 x = inputs.part[rows][part];
             const u32 ones = 0x3f803f80u;
-            for (int i = 0; i < 4; i++) sums[rows][i] = 0.0f;
-            multiply_add(sums[rows], ones, ones, ones, ones, x.x, x.y);
+            multiply_only(sums[rows], ones, ones, ones, ones, x.x, x.y);
             multiply_add(sums[rows], ones, ones, ones, ones, x.z, x.w);
         }
 #endif
@@ -224,16 +241,15 @@ __device__ __forceinline__ void multiply(Sums& c, const Weights& w, const Inputs
             for (int rows = 0; rows < ROW_TILES; rows++) {
                 const uint4 x = inputs.part[rows][part];
                 float* target = c[tile][rows];
-                float products[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-                multiply_add(products, low[0], high[0], low[1], high[1], x.x, x.y);
+                float products[4];
+                multiply_only(products, low[0], high[0], low[1], high[1], x.x, x.y);
 #if SCALE_BLOCK == 16
 #pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    target[i] += scales[i / 2][0] * products[i];
-                    products[i] = 0.0f;
-                }
-#endif
+                for (int i = 0; i < 4; i++) target[i] += scales[i / 2][0] * products[i];
+                multiply_only(products, low[2], high[2], low[3], high[3], x.z, x.w);
+#else
                 multiply_add(products, low[2], high[2], low[3], high[3], x.z, x.w);
+#endif
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     target[i] += scales[i / 2][SCALES - 1] * products[i];
@@ -255,7 +271,7 @@ __device__ __forceinline__ void dequantize(float (&values)[8], const LaneWeights
     for (int i = 0; i < 8; i++) {
         const float scale = scale_of(w, half, part, SCALES == 1 ? 0 : i / 4);
         const float quantum = i % 2 ? high_float(pairs[i / 2]) : low_float(pairs[i / 2]);
-        values[i] = HAS_MINIMUM ? scale * (quantum - 128.0f) + number(w, half, part, SCALES) : scale * quantum;
+        values[i] = scale * quantum + minimum_of(w, half, part, scale);
     }
 }
 // The first of the inputs that a lane has of a part.

@@ -1,0 +1,349 @@
+//! Random schedules, recorded and replayed; journals that are cut, flipped and altered.
+
+use std::{os::unix::fs::PermissionsExt, time::Duration};
+
+use scheduler::{Explanation, PolicyKind, Scheduler, Settings, testing::FakeModel};
+use types::{
+    CacheGroup, ExecutorInfo, Fault, Request, RequestId, SamplingParams, Service, StepPlan,
+};
+
+use crate::{
+    Damage, Error, Journal, Phase, RecordedScheduler, Recorder, Replay, TokenRecord,
+    encoding::{Output, framed},
+    journal::opening,
+    record::Record,
+    replay, show,
+};
+
+const VOCAB_SIZE: u32 = 500;
+const STOP: u32 = 7;
+
+/// Numbers from a seed.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+}
+
+/// A run with arrivals, shared beginnings, second turns, aborts, preemptions and lost executors. The journal as bytes,
+/// how many were preempted, and where the time of those that ended went.
+fn run(seed: u64, tokens: TokenRecord) -> (Vec<u8>, u64, Vec<Explanation>) {
+    let mut numbers = Numbers(seed);
+    let info = ExecutorInfo {
+        cache_groups: vec![CacheGroup { blocks: 24, block_tokens: 4 }],
+        step_tokens_max: 32,
+        slots_max: 6,
+        context_max: 90,
+        vocab_size: VOCAB_SIZE,
+        steps_in_flight_max: 1 + (seed % 2) as u32,
+    };
+    let policies = PolicyKind::NAMES;
+    let settings = Settings {
+        waiting_max: 8,
+        kv_growth_percent: 0,
+        policy: policies[seed as usize % policies.len()].1,
+        tenant_weights: [("tenant 1".into(), 3)].into(),
+        token_latency_target: Some(Duration::from_millis(10)),
+        ..Settings::default()
+    };
+    let mut recorder = Recorder::new(&info, &settings, tokens);
+    recorder.keep_in_memory(64 << 20);
+    let ring = recorder.memory().unwrap();
+    let scheduler = Scheduler::new(&info, settings).unwrap();
+    let mut scheduler = RecordedScheduler::new(scheduler, &info, Some(recorder));
+    let mut model = FakeModel::new(info.clone());
+    let mut under_way: Vec<StepPlan> = Vec::new();
+    let (mut now, mut next, mut ended) = (Duration::ZERO, 0, Vec::new());
+    for round in 0..600 {
+        if round < 500 && numbers.below(3) == 0 {
+            let family = numbers.below(3) as u32;
+            let request = Request {
+                id: RequestId(next),
+                prompt: (0..4 + numbers.below(30) as u32)
+                    .map(|at| 100 + family * 50 + at)
+                    .collect(),
+                sampling: SamplingParams {
+                    seed: numbers.below(1000),
+                    stop_token_ids: vec![STOP, 8, 9],
+                    prompt_logprobs: (numbers.below(5) == 0).then_some(1),
+                    ..SamplingParams::default()
+                },
+                tokens_max: 1 + numbers.below(40) as u32,
+                service: Service {
+                    tenant: format!("tenant {}", numbers.below(3)).into(),
+                    priority: numbers.below(2) as i32 - 1,
+                    due: (numbers.below(2) == 0).then(|| Duration::from_millis(90)),
+                    cache_salt: if numbers.below(4) == 0 { "salt".into() } else { "".into() },
+                },
+            };
+            let _refused = scheduler.submit(request, now);
+            next += 1;
+        }
+        if next > 0 && numbers.below(12) == 0 {
+            scheduler.abort(RequestId(next - 1 - numbers.below(next.min(6))), now);
+        }
+        if numbers.below(150) == 0 {
+            under_way.clear();
+            scheduler.requeue_all(&Fault::internal("lost"), now);
+            model = FakeModel::new(info.clone());
+        }
+        while let Some(plan) = scheduler.plan(now) {
+            under_way.push(plan);
+        }
+        now += Duration::from_nanos(900_001 + numbers.below(3_000_000));
+        if !under_way.is_empty() {
+            let outcome = model.run(&under_way.remove(0));
+            scheduler.commit(outcome, now).unwrap();
+        }
+        ended.extend(scheduler.take_ended());
+    }
+    let preemptions = scheduler.counters().preemptions;
+    let bytes = ring.lock().unwrap().snapshot();
+    (bytes, preemptions, ended)
+}
+
+fn replayed(bytes: &[u8]) -> Replay {
+    replay(&Journal::read(bytes).unwrap(), true).unwrap()
+}
+
+#[test]
+fn every_plan_is_made_again() {
+    let mut preemptions = 0;
+    for seed in 0..20 {
+        for tokens in [TokenRecord::Hashes, TokenRecord::Ids] {
+            let (bytes, preempted, ended) = run(seed, tokens);
+            let journal = Journal::read(&bytes).unwrap();
+            assert_eq!(journal.damage, None);
+            let replay = replay(&journal, true).unwrap();
+            assert_eq!(replay.divergence, None, "seed {seed}, {tokens:?}");
+            assert!(replay.steps.len() > 200, "{}", replay.steps.len());
+            let seen: u64 = replay.requests.values().map(|life| u64::from(life.preemptions)).sum();
+            assert_eq!(seen, preempted, "seed {seed}");
+            let explained = replay.requests.values().filter(|life| life.explanation.is_some());
+            assert_eq!(explained.count(), ended.len(), "seed {seed}");
+            for recorded in ended {
+                let again = replay.requests[&recorded.id].explanation.clone().unwrap();
+                // Tenants may be hidden.
+                assert_eq!(Explanation { tenant: recorded.tenant.clone(), ..again }, recorded);
+            }
+            preemptions += preempted;
+        }
+    }
+    assert!(preemptions > 100, "{preemptions}");
+}
+
+#[test]
+fn prompts_are_hidden_unless_asked_for() {
+    let prompts = |tokens| {
+        let journal = Journal::read(&run(3, tokens).0).unwrap();
+        let requests = journal.records.into_iter().filter_map(|record| match record {
+            Record::Submit { request, .. } => Some(request),
+            _ => None,
+        });
+        requests.collect::<Vec<_>>()
+    };
+    let (ids, hashes) = (prompts(TokenRecord::Ids), prompts(TokenRecord::Hashes));
+    assert_eq!(ids.len(), hashes.len());
+    let common = |one: &Request, other: &Request| {
+        one.prompt.iter().zip(&other.prompt).take_while(|(one, other)| one == other).count()
+    };
+    for (plain, hidden) in ids.iter().zip(&hashes) {
+        assert_eq!(plain.prompt.len(), hidden.prompt.len());
+        assert!(hidden.prompt.iter().all(|token| *token >= 1 << 31), "{hidden:?}");
+        assert!(!hidden.service.tenant.contains("tenant"), "{hidden:?}");
+        // What begins alike does so still, and as far.
+        assert_eq!(common(&ids[0], plain), common(&hashes[0], hidden));
+    }
+    // Another run has another key.
+    assert_ne!(prompts(TokenRecord::Hashes)[0].prompt, hashes[0].prompt);
+}
+
+#[test]
+fn a_planted_divergence_is_shown_with_its_plan() {
+    let (bytes, ..) = run(4, TokenRecord::Ids);
+    let journal = Journal::read(&bytes).unwrap();
+    let steps = replayed(&bytes).steps.len();
+    // An arrival that came with one token more, a step that took longer, an abort that is left out.
+    let alterations: [fn(&mut Record) -> bool; 3] = [
+        |record| match record {
+            Record::Submit { request, accepted: true, .. } => {
+                request.prompt.push(3);
+                true
+            }
+            _ => false,
+        },
+        |record| match record {
+            Record::Commit { outcome, .. } if !outcome.sampled.is_empty() => {
+                outcome.sampled[0].token = STOP;
+                true
+            }
+            _ => false,
+        },
+        |record| match record {
+            Record::Abort { id, found: true, .. } => {
+                *id = RequestId(1 << 40);
+                true
+            }
+            _ => false,
+        },
+    ];
+    for alter in alterations {
+        let mut altered = opening(&journal.setup);
+        let mut is_altered = false;
+        for (index, record) in journal.records.iter().enumerate() {
+            let mut record = record.clone();
+            if index > journal.records.len() / 3 && !is_altered {
+                is_altered = alter(&mut record);
+            }
+            let mut encoded = Output::default();
+            record.encode(&mut encoded);
+            altered.extend(framed(&encoded.0));
+        }
+        assert!(is_altered);
+        let replay = replayed(&altered);
+        let divergence = replay.divergence.clone().expect("it is found");
+        assert!(divergence.record > journal.records.len() / 3, "{divergence:?}");
+        assert!(replay.steps.len() < steps);
+        let text = show::text(&replay, None);
+        assert!(text.contains("DIFFERS") && text.contains("recorded: "), "{text}");
+    }
+}
+
+#[test]
+fn damage_is_named_and_what_stands_before_is_read() {
+    let (bytes, ..) = run(5, TokenRecord::Hashes);
+    let whole = Journal::read(&bytes).unwrap();
+    let begin = opening(&whole.setup).len();
+    for cut in (begin..bytes.len()).step_by(997) {
+        let journal = Journal::read(&bytes[..cut]).unwrap();
+        assert!(journal.records.len() < whole.records.len());
+        assert_eq!(journal.records[..], whole.records[..journal.records.len()]);
+        assert_eq!(replay(&journal, false).unwrap().divergence, None);
+        if let Some(damage) = journal.damage {
+            assert!(matches!(damage, Damage::Truncated { offset } if offset < cut), "{damage}");
+        }
+    }
+    for flipped in (begin..bytes.len()).step_by(991) {
+        let mut spoilt = bytes.clone();
+        spoilt[flipped] ^= 0x10;
+        let journal = Journal::read(&spoilt).unwrap();
+        let damage = journal.damage.expect("a flipped bit is found");
+        assert!(damage.to_string().contains("at byte"), "{damage}");
+        assert_eq!(journal.records[..], whole.records[..journal.records.len()]);
+    }
+    let error = |bytes: &[u8]| Journal::read(bytes).unwrap_err();
+    assert!(matches!(error(b"GGUF and so on"), Error::NotAJournal));
+    assert!(matches!(error(&bytes[..20]), Error::Setup(Damage::Truncated { .. })));
+    let mut other = bytes.clone();
+    other[crate::journal::MAGIC.len()] = 99;
+    assert_eq!(error(&other).to_string(), "the journal has format 99; this program reads format 1");
+    let mut spoilt = bytes.clone();
+    spoilt[crate::journal::MAGIC.len() + 5] ^= 1;
+    assert!(matches!(error(&spoilt), Error::Setup(Damage::Corrupt { .. })));
+}
+
+#[test]
+fn random_bytes_behind_the_settings_are_damage_and_no_panic() {
+    let (bytes, ..) = run(6, TokenRecord::Hashes);
+    let begin = opening(&Journal::read(&bytes).unwrap().setup).len();
+    let mut numbers = Numbers(1);
+    for _ in 0..300 {
+        let mut record: Vec<u8> =
+            (0..numbers.below(40)).map(|_| numbers.below(256) as u8).collect();
+        if let Some(kind) = record.first_mut() {
+            *kind = b"SAEPCRLFZ"[numbers.below(9) as usize];
+        }
+        let journal = [&bytes[..begin], &framed(&record)].concat();
+        if let Ok(read) = Journal::read(&journal) {
+            let _any = replay(&read, false);
+        }
+    }
+}
+
+/// An executor that is never asked for anything.
+fn small() -> ExecutorInfo {
+    ExecutorInfo {
+        cache_groups: Vec::new(),
+        step_tokens_max: 8,
+        slots_max: 2,
+        context_max: 10,
+        vocab_size: 10,
+        steps_in_flight_max: 1,
+    }
+}
+
+#[test]
+fn a_ring_that_is_full_says_that_its_beginning_is_lost() {
+    let info = small();
+    let mut recorder = Recorder::new(&info, &Settings::default(), TokenRecord::Ids);
+    recorder.keep_in_memory(100);
+    let ring = recorder.memory().unwrap();
+    let scheduler = Scheduler::new(&info, Settings::default()).unwrap();
+    let mut scheduler = RecordedScheduler::new(scheduler, &info, Some(recorder));
+    for id in 0..100 {
+        scheduler.abort(RequestId(id), Duration::ZERO);
+    }
+    let journal = Journal::read(&ring.lock().unwrap().snapshot()).unwrap();
+    assert_eq!(journal.records[0], Record::BeginningLost);
+    assert_eq!(
+        journal.records.last(),
+        Some(&Record::Abort { now: Duration::ZERO, id: RequestId(99), found: false })
+    );
+    let listing = show::listing(&journal);
+    assert!(listing.contains("the beginning is lost"), "{listing}");
+    assert!(listing.contains("r99 was given up, and had ended"), "{listing}");
+    let error = replay(&journal, false).unwrap_err();
+    assert!(matches!(error, Error::BeginningLost { records } if records < 20), "{error}");
+}
+
+#[test]
+fn a_file_ends_where_it_is_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let info = small();
+    let mut recorder = Recorder::new(&info, &Settings::default(), TokenRecord::Ids);
+    recorder.write_to(&path, 1000).unwrap();
+    let scheduler = Scheduler::new(&info, Settings::default()).unwrap();
+    let mut scheduler = RecordedScheduler::new(scheduler, &info, Some(recorder));
+    for id in 0..10_000 {
+        scheduler.abort(RequestId(id), Duration::ZERO);
+    }
+    drop(scheduler);
+    let bytes = std::fs::read(&path).unwrap();
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "for its owner alone");
+    assert!(bytes.len() < 1500, "{}", bytes.len());
+    let journal = Journal::read(&bytes).unwrap();
+    assert_eq!((journal.records.last(), &journal.damage), (Some(&Record::Full), &None));
+    assert!(replay(&journal, false).unwrap().is_full);
+    let mut recorder = Recorder::new(&info, &Settings::default(), TokenRecord::Ids);
+    assert!(recorder.write_to(folder.path(), 1000).is_err(), "a folder is no file");
+}
+
+#[test]
+fn a_replay_is_shown_as_text_and_as_a_picture() {
+    let (bytes, preemptions, _) = run(4, TokenRecord::Hashes);
+    assert!(preemptions > 0);
+    let replay = replayed(&bytes);
+    let text = show::text(&replay, Some(&Damage::Truncated { offset: 17 }));
+    assert!(text.contains("every plan is the one that was recorded"), "{text}");
+    assert!(text.contains("it ends within the record at byte 17"), "{text}");
+    assert!(text.lines().filter(|line| line.contains(" step ")).count() >= replay.steps.len());
+    for life in replay.requests.values() {
+        assert_eq!(life.spans[0].phase, Phase::Waits);
+        assert!(life.spans.windows(2).all(|two| two[0].from <= two[1].from), "{life:?}");
+    }
+    let whole = show::timeline(&replay, None);
+    let part =
+        show::timeline(&replay, Some(Duration::from_millis(100)..Duration::from_millis(200)));
+    for picture in [&whole, &part] {
+        assert!(picture.starts_with("<svg") && picture.ends_with("</svg>\n"));
+        let opened = picture.matches('<').count();
+        assert_eq!(opened, picture.matches('>').count());
+    }
+    assert!(part.len() < whole.len() / 2);
+}
