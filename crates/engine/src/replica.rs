@@ -232,6 +232,10 @@ impl Replica {
         let queried_before = numbers.prefix_queried_tokens.swap(queried, Ordering::Relaxed);
         let hits_before = numbers.prefix_hit_tokens.swap(hits, Ordering::Relaxed);
         metrics.prefixes(queried - queried_before, hits - hits_before);
+        let (drafted, accepted) = (counters.drafted_tokens, counters.accepted_tokens);
+        let drafted_before = numbers.drafted_tokens.swap(drafted, Ordering::Relaxed);
+        let accepted_before = numbers.accepted_tokens.swap(accepted, Ordering::Relaxed);
+        metrics.guesses(drafted - drafted_before, accepted - accepted_before);
         metrics.set_requests(running, waiting);
         metrics.set_kv_blocks(used, total);
         self.shared.set_service_rate(self.scheduler.service_rate());

@@ -94,6 +94,8 @@ mod tests {
                 preemptions: 0,
                 preemptions_listed: Vec::new(),
                 recomputed_tokens: 0,
+                drafted_tokens: 0,
+                accepted_tokens: 0,
             };
             let (label, ending) = (Arc::default(), Some(Ending::Stop));
             recent.add(Arc::new(RequestReport { label, ending, explanation }));

@@ -23,6 +23,8 @@ pub(crate) struct Account {
     /// The first few of them.
     preempted: Vec<Preempted>,
     recomputed_tokens: u64,
+    drafted_tokens: u32,
+    accepted_tokens: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -103,6 +105,8 @@ impl Account {
             preemptions: explanation.preemptions,
             preempted: explanation.preemptions_listed.iter().map(preempted).collect(),
             recomputed_tokens: explanation.recomputed_tokens,
+            drafted_tokens: explanation.drafted_tokens,
+            accepted_tokens: explanation.accepted_tokens,
         }
     }
 }

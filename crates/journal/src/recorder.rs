@@ -35,7 +35,9 @@ pub struct Recorder {
 impl Recorder {
     /// A recorder for a scheduler that is made of `info` and `settings`.
     pub fn new(info: &ExecutorInfo, settings: &Settings, tokens: TokenRecord) -> Self {
-        let hider = (tokens == TokenRecord::Hashes).then(|| Hider::new(info.vocab_size));
+        let guesses = settings.draft_tokens_max > 0 && info.draft_tokens_max > 0;
+        let hider = || Hider::new(info.vocab_size, guesses);
+        let hider = (tokens == TokenRecord::Hashes).then(hider);
         let tenant_weights = match &hider {
             Some(hider) => {
                 let weights = settings.tenant_weights.iter();

@@ -47,7 +47,7 @@ pub struct Step {
     pub ended: Option<Duration>,
     /// Positions computed of prompts, and of sequences computed again.
     pub prompt_positions: u32,
-    /// Positions for next tokens.
+    /// Positions for next tokens, those of drafts among them.
     pub token_positions: u32,
     /// KV blocks in use once it was planned.
     pub blocks_used: u64,
@@ -325,7 +325,8 @@ impl Run {
         let mut running = Vec::with_capacity(plan.items.len());
         for item in &plan.items {
             let count = item.positions.len() as u32;
-            let phase = if item.sample && count == 1 { Phase::Tokens } else { Phase::Prompt };
+            let phase =
+                if item.sample && item.known().len() == 1 { Phase::Tokens } else { Phase::Prompt };
             match phase {
                 Phase::Tokens => step.token_positions += count,
                 _ => step.prompt_positions += count,

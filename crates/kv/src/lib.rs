@@ -8,7 +8,7 @@
 //! first.
 //!
 //! What always holds: free and held blocks are all blocks; no block is free twice; the count of a block is the
-//! number of tables that hold it; a table only grows at its end, until it is given back whole; the block before one
+//! number of tables that hold it; a table changes at its end alone, until it is given back whole; the block before one
 //! that can be found can be found too. [`KvManager::invariants`] checks it.
 
 mod manager;

@@ -264,6 +264,20 @@ impl KvManager {
         Ok(())
     }
 
+    /// Gives back the blocks of `tables` beyond those that hold `positions` positions: nothing was kept there.
+    ///
+    /// # Panics
+    /// When others can find one of them.
+    pub fn shrink(&mut self, tables: &mut BlockTables, positions: u32) {
+        for (pool, table) in self.pools.iter_mut().zip(&mut tables.groups) {
+            let kept = pool.blocks_for(positions) as usize;
+            assert!(table.known as usize <= kept, "a block that others can find is given back");
+            for block in table.blocks.drain(kept.min(table.blocks.len())..).rev() {
+                pool.release(block);
+            }
+        }
+    }
+
     /// Gives back all blocks of `tables`.
     pub fn release(&mut self, tables: BlockTables) {
         for (pool, table) in self.pools.iter_mut().zip(tables.groups) {

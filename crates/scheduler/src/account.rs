@@ -58,6 +58,8 @@ pub(crate) struct Account {
     /// Positions that were computed before it was preempted.
     reached: u32,
     recomputed_tokens: u64,
+    drafted_tokens: u32,
+    accepted_tokens: u32,
 }
 
 /// What a request waits for.
@@ -94,6 +96,8 @@ impl Account {
             preemptions: Vec::new(),
             reached: 0,
             recomputed_tokens: 0,
+            drafted_tokens: 0,
+            accepted_tokens: 0,
         }
     }
 
@@ -178,6 +182,12 @@ impl Account {
         self.waits = Waits::InSlot(Cause::Stalled);
     }
 
+    /// So many of its next tokens were guessed, and the first of them rightly.
+    pub(crate) fn guessed(&mut self, guessed: u32, accepted: u32) {
+        self.drafted_tokens += guessed;
+        self.accepted_tokens += accepted;
+    }
+
     /// The account as of `now`.
     pub(crate) fn explain(
         &self,
@@ -204,6 +214,8 @@ impl Account {
             preemptions: sequence.preemptions,
             preemptions_listed: account.preemptions,
             recomputed_tokens: account.recomputed_tokens,
+            drafted_tokens: account.drafted_tokens,
+            accepted_tokens: account.accepted_tokens,
         }
     }
 }

@@ -175,4 +175,8 @@ pub struct Explanation {
     pub preemptions_listed: Vec<Preemption>,
     /// Positions that were computed more than once.
     pub recomputed_tokens: u64,
+    /// Tokens guessed.
+    pub drafted_tokens: u32,
+    /// Of those, the ones that were right.
+    pub accepted_tokens: u32,
 }

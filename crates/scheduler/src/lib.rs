@@ -15,10 +15,14 @@
 //!
 //! Where each request's time goes is kept account of, every moment once ([`Scheduler::take_ended`]).
 //!
+//! Where the executor takes drafts, a request's next tokens may be guessed from its own, and are computed at once
+//! (`drafter.rs`). Its tokens are the same with and without.
+//!
 //! A step is put together by passes, one file each in `passes`; a new concern is a new pass.
 
 mod account;
 mod commit;
+mod drafter;
 mod error;
 mod explanation;
 mod growth;

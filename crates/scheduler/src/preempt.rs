@@ -56,7 +56,7 @@ impl Scheduler {
         let lost = std::mem::take(&mut self.flights).into_iter().flat_map(|flight| flight.items);
         // Of two items of one request, the later one counts.
         let suspects: BTreeMap<RequestId, u32> =
-            lost.map(|item| (item.request, item.positions.end)).collect();
+            lost.map(|item| (item.request, item.positions.end - item.draft.len() as u32)).collect();
         let mut events = Vec::new();
         for (id, end) in suspects {
             let Some(sequence) = self.sequence_mut(id) else { continue };

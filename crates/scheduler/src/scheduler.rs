@@ -53,6 +53,10 @@ pub struct Counters {
     pub prefix_queried_tokens: u64,
     /// Of those, the ones that were cached.
     pub prefix_hit_tokens: u64,
+    /// Tokens guessed.
+    pub drafted_tokens: u64,
+    /// Of those, the ones that were right.
+    pub accepted_tokens: u64,
 }
 
 impl Scheduler {

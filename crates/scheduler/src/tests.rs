@@ -2,6 +2,7 @@
 
 mod accounts;
 mod driver;
+mod guesses;
 mod overlap;
 mod prefixes;
 mod properties;

@@ -213,6 +213,18 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "How long a step may take while requests wait for their next tokens; prompts are computed in what is left of it, by measured times. 0 for no target. By default 100 on a CPU and 25 on a GPU.",
     ),
     setting(
+        "engine.speculation",
+        "off",
+        Kind::Choice(&["off", "ngram"]),
+        "ngram guesses next tokens from what a request's own text said before and computes several in a step; answers are the same. It pays where answers repeat their prompts. On a CPU alone so far.",
+    ),
+    setting(
+        "engine.draft_tokens_max",
+        "8",
+        Kind::Integer(1, 16),
+        "Most tokens guessed at once; fewer where guesses go wrong or would not save time.",
+    ),
+    setting(
         "engine.kv_cache_bytes",
         "",
         Kind::Bytes,

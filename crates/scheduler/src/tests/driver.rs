@@ -65,6 +65,7 @@ pub(super) fn executor(blocks: u32) -> ExecutorInfo {
         // The special tokens are above what the model draws, and inside what a request may name.
         vocab_size: VOCAB_SIZE + 2,
         steps_in_flight_max: 1,
+        draft_tokens_max: 8,
     }
 }
 
