@@ -105,6 +105,7 @@ impl Backend {
                 || KvBudget::FractionOfFree(settings.number("engine.kv_cache_fraction")),
                 KvBudget::Bytes,
             ),
+            prefix_cache_bytes: settings.integer("engine.prefix_cache_bytes"),
             kv_format: kv_format(settings),
         };
         let (architecture, vocab_size) = (model.spec.architecture, model.spec.vocab_size);

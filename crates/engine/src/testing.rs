@@ -36,7 +36,7 @@ impl FakeSettings {
     pub fn new(vocab_size: u32) -> Self {
         Self {
             info: ExecutorInfo {
-                cache_groups: vec![CacheGroup { blocks: 64, block_tokens: 16 }],
+                cache_groups: vec![CacheGroup::new(64, 16)],
                 step_tokens_max: 256,
                 slots_max: 8,
                 context_max: 512,

@@ -47,6 +47,7 @@ impl Setup {
         out.list(cache_groups.iter(), |out, group| {
             out.number(group.blocks);
             out.number(group.block_tokens);
+            out.number(group.blocks_kept);
         });
         for limit in [step_tokens_max, slots_max, context_max, vocab_size] {
             out.number(*limit);
@@ -86,7 +87,11 @@ impl Setup {
         let version = input.text()?;
         let tokens = if input.flag()? { TokenRecord::Ids } else { TokenRecord::Hashes };
         let group = |input: &mut Input<'_>| {
-            Ok(CacheGroup { blocks: input.number()?, block_tokens: input.number()? })
+            Ok(CacheGroup {
+                blocks: input.number()?,
+                block_tokens: input.number()?,
+                blocks_kept: input.number()?,
+            })
         };
         let info = ExecutorInfo {
             cache_groups: input.list(group)?,

@@ -38,7 +38,7 @@ impl Numbers {
 fn run(seed: u64, tokens: TokenRecord) -> (Vec<u8>, u64, Vec<Explanation>) {
     let mut numbers = Numbers(seed);
     let info = ExecutorInfo {
-        cache_groups: vec![CacheGroup { blocks: 24, block_tokens: 4 }],
+        cache_groups: vec![CacheGroup { blocks: 24, block_tokens: 4, blocks_kept: 16 }],
         step_tokens_max: 32,
         slots_max: 6,
         context_max: 90,
@@ -147,7 +147,7 @@ fn every_plan_is_made_again() {
 #[test]
 fn tokens_drawn_after_a_stop_token_that_was_guessed_are_nobodys() {
     let info = ExecutorInfo {
-        cache_groups: vec![CacheGroup { blocks: 24, block_tokens: 4 }],
+        cache_groups: vec![CacheGroup::new(24, 4)],
         context_max: 90,
         vocab_size: VOCAB_SIZE,
         draft_tokens_max: 6,

@@ -73,7 +73,7 @@ impl KvManager {
     /// A cache of these groups, all free. A model without a cache has none. Without `finds_prefixes`, every request
     /// computes all of its positions.
     pub fn new(groups: &[CacheGroup], finds_prefixes: bool) -> Result<Self, Error> {
-        for (group, &CacheGroup { blocks, block_tokens }) in groups.iter().enumerate() {
+        for (group, &CacheGroup { blocks, block_tokens, .. }) in groups.iter().enumerate() {
             if blocks == 0 || block_tokens == 0 {
                 return Err(Error::EmptyGroup { group, blocks, block_tokens });
             }

@@ -4,14 +4,18 @@ use types::{BlockId, CacheGroup, planted, planted::Planted};
 
 use crate::prefix::PrefixIndex;
 
-/// The blocks of one cache group: empty ones in a list, held ones with the number of their holders, and those that
-/// nobody holds but that can still be found by the tokens in them.
+/// The blocks of one cache group: empty ones in a list, held ones with the number of their holders, those that nobody
+/// holds but that can still be found by the tokens in them, and fresh ones.
 #[derive(Debug)]
 pub struct BlockPool {
     block_tokens: u32,
     holders: Vec<u32>,
     /// A stack, so that the block given out next is the one whose memory was touched last.
     empty: Vec<BlockId>,
+    /// The first so many blocks were given out before; the others are fresh, and may have no memory yet.
+    touched: u32,
+    /// As many blocks come into use before a cached one is dropped.
+    kept: u32,
     pub(crate) index: PrefixIndex,
 }
 
@@ -21,16 +25,30 @@ impl BlockPool {
         Self {
             block_tokens: group.block_tokens,
             holders: vec![0; group.blocks as usize],
-            empty: (0..group.blocks).rev().map(BlockId).collect(),
+            empty: Vec::new(),
+            touched: 0,
+            kept: group.blocks_kept.min(group.blocks),
             index: PrefixIndex::new(group.blocks, group.block_tokens),
         }
     }
 
-    /// Takes a free block, held once: an empty one, or the one that has been of no use longest.
+    /// Takes a free block, held once: an empty one, a fresh one while there are few in use, the one that has been of no
+    /// use longest, or a fresh one after all.
     pub fn allocate(&mut self) -> Option<BlockId> {
-        let block = self.empty.pop().or_else(|| self.index.evict())?;
+        let block = match self.empty.pop() {
+            Some(block) => block,
+            None if self.touched < self.kept => self.take_fresh()?,
+            None => self.index.evict().or_else(|| self.take_fresh())?,
+        };
         self.holders[block.0 as usize] = 1;
         Some(block)
+    }
+
+    fn take_fresh(&mut self) -> Option<BlockId> {
+        (self.touched < self.total()).then(|| {
+            self.touched += 1;
+            BlockId(self.touched - 1)
+        })
     }
 
     /// One more holder of a block that is held, or that is known by its tokens.
@@ -68,12 +86,14 @@ impl BlockPool {
         }
     }
 
-    /// Forgets what is in the blocks.
+    /// Makes all blocks fresh, of which none is held.
     pub(crate) fn forget_all(&mut self) {
         if planted::strikes(Planted::StaleCache) {
             return;
         }
-        self.empty.extend(self.index.clear());
+        self.index.clear();
+        self.empty.clear();
+        self.touched = 0;
     }
 
     /// How many hold a block.
@@ -93,7 +113,12 @@ impl BlockPool {
 
     /// Blocks that nobody holds.
     pub fn free(&self) -> u32 {
-        self.empty.len() as u32 + self.index.idle()
+        self.empty.len() as u32 + self.index.idle() + self.total() - self.touched
+    }
+
+    /// Blocks that were given out at least once since all were fresh.
+    pub fn touched(&self) -> u32 {
+        self.touched
     }
 
     /// Blocks that nobody holds and that can be found by the tokens in them.
@@ -123,6 +148,9 @@ impl BlockPool {
             assert!(!self.index.knows(*block), "{block} is empty and known");
             is_empty[block.0 as usize] = true;
         }
+        let fresh = self.touched as usize..;
+        assert!(is_empty[fresh.clone()].iter().all(|is_empty| !is_empty), "a fresh block is empty");
+        assert!(self.holders[fresh].iter().all(|holders| *holders == 0), "a fresh block is held");
         let held = self.holders.iter().filter(|holders| **holders > 0).count();
         assert_eq!(self.free() as usize + held, self.holders.len(), "free and held are all blocks");
         self.index.invariants(&self.holders);

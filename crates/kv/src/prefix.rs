@@ -225,13 +225,13 @@ impl PrefixIndex {
         }
     }
 
-    /// Forgets everything; the blocks that nobody holds.
-    pub(crate) fn clear(&mut self) -> Vec<BlockId> {
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
         self.by_hash.clear();
         self.contents.clear();
         self.evicted = Evicted::default();
         self.entries.iter_mut().for_each(|entry| *entry = None);
-        std::mem::take(&mut self.idle).into_values().collect()
+        self.idle.clear();
     }
 
     fn entry_mut(&mut self, block: BlockId) -> &mut Entry {

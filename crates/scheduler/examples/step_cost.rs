@@ -17,7 +17,7 @@ const STEPS: u32 = 2000;
 fn main() -> Result<(), Error> {
     for (running, prompt_len) in [(1, 1000), (64, 1000), (256, 100), (256, 1000), (1024, 1000)] {
         let info = ExecutorInfo {
-            cache_groups: vec![CacheGroup { blocks: 1 << 18, block_tokens: 16 }],
+            cache_groups: vec![CacheGroup::new(1 << 18, 16)],
             step_tokens_max: 8192,
             slots_max: 1024,
             context_max: 8192,

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     fn peak(requests: &[(u32, u32)], used: u32) -> u32 {
-        let pool = BlockPool::new(&CacheGroup { blocks: 1000, block_tokens: 10 });
+        let pool = BlockPool::new(&CacheGroup::new(1000, 10));
         Growth::of(requests.iter().copied()).peak_blocks(&pool, used)
     }
 
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn an_added_request_counts_like_one_that_was_there() {
-        let pool = BlockPool::new(&CacheGroup { blocks: 1000, block_tokens: 10 });
+        let pool = BlockPool::new(&CacheGroup::new(1000, 10));
         let mut growth = Growth::of([(50, 70), (20, 10)].into_iter());
         growth.add(30, 30);
         assert_eq!(growth.peak_blocks(&pool, 10), peak(&[(50, 70), (30, 30), (20, 10)], 10));

@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn the_smallest_cache_group_bounds_a_request() {
-        let group = |blocks, block_tokens| CacheGroup { blocks, block_tokens };
+        let group = CacheGroup::new;
         let info = ExecutorInfo {
             cache_groups: vec![group(100, 16), group(3, 64)],
             step_tokens_max: 1,

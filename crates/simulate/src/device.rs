@@ -115,10 +115,10 @@ impl Device {
             step_tokens_max: count(&table, "step_tokens_max")?,
             prefill_chunk_max: count(&table, "prefill_chunk_max")?,
             info: ExecutorInfo {
-                cache_groups: vec![CacheGroup {
-                    blocks: count(&table, "blocks")?,
-                    block_tokens: count(&table, "block_tokens")?,
-                }],
+                cache_groups: vec![CacheGroup::new(
+                    count(&table, "blocks")?,
+                    count(&table, "block_tokens")?,
+                )],
                 step_tokens_max: count(&table, "step_tokens_max")?,
                 slots_max: count(&table, "running_max")?,
                 context_max: count(&table, "context_max")?,

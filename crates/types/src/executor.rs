@@ -63,6 +63,16 @@ pub struct CacheGroup {
     pub blocks: u32,
     /// Positions a block holds.
     pub block_tokens: u32,
+    /// How many blocks may come into use so that cached ones are kept; more only if requests hold all of these. All
+    /// blocks, unless their memory is taken from the system as they are first used.
+    pub blocks_kept: u32,
+}
+
+impl CacheGroup {
+    /// A group whose blocks may all be kept.
+    pub fn new(blocks: u32, block_tokens: u32) -> Self {
+        Self { blocks, block_tokens, blocks_kept: blocks }
+    }
 }
 
 /// Bytes by purpose.

@@ -259,6 +259,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
     )
     .flags(&["enable-prefix-caching"]),
     setting(
+        "engine.prefix_cache_bytes",
+        "",
+        Kind::Bytes,
+        "On a CPU: the KV cache grows in memory up to this size before something cached is dropped, and beyond it only as running requests need it. By default twice the weights.",
+    ),
+    setting(
         "engine.journal",
         "",
         Kind::Text,

@@ -89,7 +89,7 @@ pub struct Kernels {
 pub fn units(options: &KernelOptions) -> Vec<Unit> {
     let mut units = rows::units(options);
     units.extend(attention::units(options));
-    units.extend(products::few_rows_units(&options.layouts));
+    units.extend(products::few_rows_units(options));
     units.extend(products::quantized::units(&options.layouts));
     units.extend(sampling::units());
     units.push(fill::unit());
@@ -111,7 +111,7 @@ impl Kernels {
         Ok(Self {
             rows: RowKernels::new(options, &mut next)?,
             attention: AttentionKernels::new(gpu, options, &mut next)?,
-            few_rows: FewRowsKernels::new(gpu, &options.layouts, &mut next)?,
+            few_rows: FewRowsKernels::new(gpu, options, &mut next)?,
             dequantize: DequantizeKernels::new(&options.layouts, &mut next)?,
             sample: SampleKernels::new(&mut next)?,
             fill: FillKernel::new(gpu, &mut next)?,

@@ -52,7 +52,7 @@ struct Speech {
 impl Parrot {
     pub(crate) fn new(gate: Option<Gate>) -> Self {
         let info = ExecutorInfo {
-            cache_groups: vec![CacheGroup { blocks: 1024, block_tokens: 16 }],
+            cache_groups: vec![CacheGroup::new(1024, 16)],
             step_tokens_max: 4096,
             slots_max: SLOTS_MAX,
             context_max: CONTEXT_MAX,

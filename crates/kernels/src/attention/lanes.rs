@@ -1,6 +1,8 @@
 //! A span at a time: sixteen positions together for the scores, sixteen dimensions together for the output, as many
 //! queries together as registers hold.
 
+use std::slice::{from_mut, from_ref};
+
 use super::{
     BLOCK_TOKENS, HEAD_DIM_MAX, KvElement, KvShape, Part, Query, SPAN, Share, Work,
     cache::{Bytes, LINE},
@@ -11,8 +13,17 @@ use crate::lanes::{Dots, LANES, LaneKernel, Lanes, PairDots, PairKernel};
 /// Most queries that any instruction set takes together.
 const QUERIES_MAX: usize = 12;
 
+/// Positions whose weights are made together. A multiple of a block, so that it does not depend on the first one needed
+/// which of them share a lane of the total.
+const TOGETHER: usize = 2 * BLOCK_TOKENS;
+
 /// Below every score, yet finite: the difference of two such values is 0, not undefined.
 const LOWEST: f32 = -1e30;
+
+/// On the lines of the first-level cache, so that no vector lies on two of them.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Aligned<T>(T);
 
 /// What some spans give for a query: the largest score, and for weights relative to it their total and the sum of the
 /// values.
@@ -20,34 +31,45 @@ const LOWEST: f32 = -1e30;
 pub(super) struct State {
     largest: f32,
     total: f32,
-    sums: [f32; HEAD_DIM_MAX],
+    sums: Aligned<[f32; HEAD_DIM_MAX]>,
 }
 
 impl State {
-    pub(super) const EMPTY: Self = Self { largest: LOWEST, total: 0.0, sums: [0.0; HEAD_DIM_MAX] };
+    pub(super) const EMPTY: Self =
+        Self { largest: LOWEST, total: 0.0, sums: Aligned([0.0; HEAD_DIM_MAX]) };
+}
 
-    /// Forgets everything; sums beyond `head_dim` were never used.
-    #[inline(always)]
-    fn clear(&mut self, head_dim: usize) {
-        (self.largest, self.total) = (Self::EMPTY.largest, Self::EMPTY.total);
-        self.sums[..head_dim].fill(0.0);
-    }
-
-    /// Puts later spans behind the ones so far.
-    #[inline(always)]
-    fn append<L: Lanes>(&mut self, later: &Self, head_dim: usize) {
-        let largest = self.largest.max(later.largest);
-        let before = L::splat(self.largest - largest).exp_to_88();
-        let now = L::splat(later.largest - largest).exp_to_88();
-        self.largest = largest;
-        let mut totals = [0.0; LANES];
-        let total = L::splat(later.total).mul(now);
-        L::splat(self.total).fma(before, total).store(&mut totals);
-        self.total = totals[0];
-        let (sums, _) = self.sums[..head_dim].as_chunks_mut::<LANES>();
-        let (later, _) = later.sums[..head_dim].as_chunks::<LANES>();
-        for (sums, later) in sums.iter_mut().zip(later) {
-            L::load(sums).fma(before, L::load(later).mul(now)).store(sums);
+/// Puts later spans behind the ones so far, for a few queries.
+#[inline(always)]
+fn append<L: Lanes, E: KvElement, M: Products<L, E>>(
+    states: &mut [State],
+    later: &[State],
+    head_dim: usize,
+) {
+    for (states, later) in states.chunks_mut(LANES).zip(later.chunks(LANES)) {
+        let mut largest = [[LOWEST; LANES]; 2];
+        let mut totals = [[0.0; LANES]; 2];
+        for (index, (state, later)) in states.iter().zip(later).enumerate() {
+            (largest[0][index], largest[1][index]) = (state.largest, later.largest);
+            (totals[0][index], totals[1][index]) = (state.total, later.total);
+        }
+        let [before, now] = [L::load(&largest[0]), L::load(&largest[1])];
+        let both = before.max(now);
+        let (before, now) = (M::exp(before.sub(both)), M::exp(now.sub(both)));
+        let total = L::load(&totals[0]).fma(before, L::load(&totals[1]).mul(now));
+        total.store(&mut totals[0]);
+        both.store(&mut largest[0]);
+        let mut factors = [[0.0; LANES]; 2];
+        before.store(&mut factors[0]);
+        now.store(&mut factors[1]);
+        for (index, (state, later)) in states.iter_mut().zip(later).enumerate() {
+            (state.largest, state.total) = (largest[0][index], totals[0][index]);
+            let (before, now) = (L::splat(factors[0][index]), L::splat(factors[1][index]));
+            let (sums, _) = state.sums.0[..head_dim].as_chunks_mut::<LANES>();
+            let (later, _) = later.sums.0[..head_dim].as_chunks::<LANES>();
+            for (sums, later) in sums.iter_mut().zip(later) {
+                L::load(sums).fma(before, L::load(later).mul(now)).store(sums);
+            }
         }
     }
 }
@@ -125,7 +147,7 @@ fn work<L: Lanes + Dots, E: KvElement, M: Products<L, E>>(
                     for slot in cut.slots.clone() {
                         // SAFETY: nobody writes slots any more, and each cut belongs to one worker.
                         let later = unsafe { part.slot(slot, index) };
-                        state.append::<L>(later, head_dim);
+                        append::<L, E, M>(from_mut(&mut state), from_ref(later), head_dim);
                     }
                     finish(part, &query, &state);
                 }
@@ -158,21 +180,15 @@ fn spans<L: Lanes + Dots, E: KvElement, M: Products<L, E>, const N: usize>(
     let queries: &[Query; N] = group.queries.first_chunk().expect("N is at most as many");
     let task = part.all.task(share.task);
     let table = part.all.block_table(task);
-    // `[line][query]`, so that the queries of a step of a score lie side by side.
-    let mut scaled = [[M::NONE; N]; HEAD_DIM_MAX / 2];
-    for (index, query) in queries.iter().enumerate() {
+    let mut scaled = Aligned([[M::NONE; HEAD_DIM_MAX / 2]; N]);
+    let scale = L::splat(part.scale * M::SCALE);
+    for (query, scaled) in queries.iter().zip(&mut scaled.0) {
         let start = query.row * part.query_stride + query.head * head_dim;
         let (chunks, _) = part.queries[start..start + head_dim].as_chunks::<LANES>();
-        for (values, scaled) in chunks.iter().zip(scaled.chunks_exact_mut(LANES / 2)) {
-            let (mut rounded, mut factors) = ([0.0; LANES], [M::NONE; LANES / 2]);
-            M::rounded(L::load(values).mul(L::splat(part.scale))).store(&mut rounded);
-            M::store(&rounded, &mut factors);
-            for (scaled, factors) in scaled.iter_mut().zip(factors) {
-                scaled[index] = factors;
-            }
+        for (values, scaled) in chunks.iter().zip(scaled.as_chunks_mut().0) {
+            M::store(L::load(values).mul(scale), scaled);
         }
     }
-    let scaled = &scaled[..head_dim / 2];
     let first = queries.iter().map(|query| query.start).min().unwrap_or(0);
     let end = queries.iter().map(|query| query.end).max().unwrap_or(0);
     let page = |block: usize| {
@@ -183,107 +199,130 @@ fn spans<L: Lanes + Dots, E: KvElement, M: Products<L, E>, const N: usize>(
     let (value_scales, _) = part.cache.value_scales.as_chunks::<LANES>();
     let scales = |block: usize| table[block] as usize * kv_heads + task.kv_head;
     let keeps_spans = share.slot.is_some() && share.spans.start > 0;
+    // Where the results of a span go that others put behind theirs.
+    let slot = |span: usize| {
+        share.slot.expect("spans are kept where there is a slot") + span - share.spans.start
+    };
     let [states, now] = states;
     let states: &mut [State; N] = states.first_chunk_mut().expect("N is at most as many");
     let now: &mut [State; N] = now.first_chunk_mut().expect("N is at most as many");
-    states.iter_mut().for_each(|state| state.clear(head_dim));
+    let mut scores = Aligned([[[0.0; LANES]; SPAN / LANES]; N]);
+    let mut weights = Aligned([[M::NONE; SPAN / 2]; N]);
+    let mut scales_of_values = [[0.0; LANES]; SPAN / BLOCK_TOKENS];
+    let mut lanes = Aligned([[0.0; LANES]; N]);
+    let mut is_empty = true;
     for span in share.spans.clone() {
         let positions = span * SPAN..end.min((span + 1) * SPAN);
-        if positions.end > first.max(positions.start) {
-            // Blocks before the window of all queries are not read.
-            let start = positions.start.max(first / BLOCK_TOKENS * BLOCK_TOKENS);
-            let blocks = start / BLOCK_TOKENS..positions.end.div_ceil(BLOCK_TOKENS);
-            let mut scores = [[0.0_f32; SPAN]; N];
-            macro_rules! scores_of {
-                ($block:ident, $together:literal) => {{
-                    let mut lines: [&[[E; LINE]]; $together] = [&[]; $together];
-                    for (lines, block) in lines.iter_mut().zip($block..) {
-                        *lines = keys[page(block)].as_chunks().0;
-                    }
-                    let sums = score::<L, E, M, N, $together>(lines, scaled);
-                    let place = $block - blocks.start;
-                    for (scores, sums) in scores.iter_mut().zip(sums) {
-                        let (chunks, _) = scores.as_chunks_mut::<BLOCK_TOKENS>();
-                        let chunks = chunks[place..].iter_mut();
-                        for ((block, sum), scores) in ($block..).zip(sums).zip(chunks) {
-                            if E::IS_SCALED {
-                                sum.mul(L::load(&key_scales[scales(block)])).store(scores);
-                            } else {
-                                sum.store(scores);
-                            }
+        // Blocks before the window of all queries are not read, but for the first of two.
+        let start = positions.start.max(first / TOGETHER * TOGETHER);
+        if positions.end <= start {
+            if keeps_spans {
+                for index in 0..group.count {
+                    // SAFETY: each slot belongs to one span of one share.
+                    *unsafe { part.slot(slot(span), group.first + index) } = State::EMPTY;
+                }
+            }
+            continue;
+        }
+        let results = if is_empty && !keeps_spans { &mut *states } else { &mut *now };
+        let blocks = start / BLOCK_TOKENS..positions.end.div_ceil(BLOCK_TOKENS);
+        macro_rules! scores_of {
+            ($block:ident, $together:literal) => {{
+                let mut lines: [&[[E; LINE]]; $together] = [&[]; $together];
+                for (lines, block) in lines.iter_mut().zip($block..) {
+                    *lines = keys[page(block)].as_chunks().0;
+                }
+                let sums = score::<L, E, M, N, $together>(lines, &scaled.0);
+                let place = $block - blocks.start;
+                for (scores, sums) in scores.0.iter_mut().zip(sums) {
+                    let chunks = scores[place..].iter_mut();
+                    for ((block, sum), scores) in ($block..).zip(sums).zip(chunks) {
+                        if E::IS_SCALED {
+                            sum.mul(L::load(&key_scales[scales(block)])).store(scores);
+                        } else {
+                            sum.store(scores);
                         }
-                    }
-                    $block += $together;
-                }};
-            }
-            let mut block = blocks.start;
-            while L::SUMS >= 8 * N && blocks.end - block >= 4 {
-                scores_of!(block, 4);
-            }
-            while L::SUMS >= 2 * N && blocks.end - block >= 2 {
-                scores_of!(block, 2);
-            }
-            while block < blocks.end {
-                scores_of!(block, 1);
-            }
-            let count = positions.end - start;
-            let mut weights = [[M::NONE; SPAN / 2]; N];
-            for (index, (scores, query)) in scores.iter_mut().zip(queries).enumerate() {
-                let within = |position: usize| position.clamp(start, positions.end) - start;
-                let seen = within(query.start)..within(query.end);
-                let seen_scores = &mut scores[..blocks.len() * BLOCK_TOKENS];
-                weigh::<L, E, M>(seen_scores, seen, &mut now[index]);
-                if E::IS_SCALED {
-                    let (chunks, _) = scores.as_chunks_mut::<LANES>();
-                    for (block, weights) in blocks.clone().zip(chunks) {
-                        let scales = L::load(&value_scales[scales(block)]);
-                        L::load(weights).mul(scales).store(weights);
                     }
                 }
-                M::store(scores, &mut weights[index]);
-            }
-            macro_rules! sums_of {
-                ($chunk:ident, $together:literal) => {{
-                    let mut sums = [[L::splat(0.0); $together]; N];
-                    for (place, block) in blocks.clone().enumerate() {
-                        let (lines, _) = values[page(block)].as_chunks::<LINE>();
-                        // Positions past the end hold whatever a former sequence left there.
-                        let rows = BLOCK_TOKENS.min(count - place * BLOCK_TOKENS);
-                        let span = (lines, $chunk, head_dim / LANES, rows);
-                        let first = place * BLOCK_TOKENS / 2;
-                        add_values::<L, E, M, N, $together>(&mut sums, span, &weights, first);
-                    }
-                    for (state, sums) in now.iter_mut().zip(sums) {
-                        let (chunks, _) = state.sums.as_chunks_mut::<LANES>();
-                        for (sum, stored) in sums.into_iter().zip(&mut chunks[$chunk..]) {
-                            sum.store(stored);
-                        }
-                    }
-                    $chunk += $together;
-                }};
-            }
-            let (mut chunk, chunks) = (0, head_dim / LANES);
-            while L::SUMS >= 8 * N && chunks - chunk >= 4 {
-                sums_of!(chunk, 4);
-            }
-            while L::SUMS >= 2 * N && chunks - chunk >= 2 {
-                sums_of!(chunk, 2);
-            }
-            while chunk < chunks {
-                sums_of!(chunk, 1);
-            }
-        } else {
-            now.iter_mut().for_each(|now| now.clear(head_dim));
+                $block += $together;
+            }};
         }
-        for (index, (state, now)) in states.iter_mut().zip(&*now).enumerate().take(group.count) {
-            if keeps_spans {
-                let slot = share.slot.expect("checked above") + span - share.spans.start;
-                // SAFETY: each slot belongs to one span of one share.
-                *unsafe { part.slot(slot, group.first + index) } = *now;
-            } else {
-                state.append::<L>(now, head_dim);
+        let mut block = blocks.start;
+        while L::SUMS >= 8 * N && blocks.end - block >= 4 {
+            scores_of!(block, 4);
+        }
+        while L::SUMS >= 2 * N && blocks.end - block >= 2 {
+            scores_of!(block, 2);
+        }
+        while block < blocks.end {
+            scores_of!(block, 1);
+        }
+        if E::IS_SCALED {
+            for (block, target) in blocks.clone().zip(&mut scales_of_values) {
+                *target = value_scales[scales(block)];
             }
         }
+        let count = positions.end - start;
+        // One thing after another for all queries: each has to wait for what it begins with, and others need not.
+        let scores_len = blocks.len().next_multiple_of(TOGETHER / BLOCK_TOKENS);
+        for ((scores, query), lanes) in scores.0.iter_mut().zip(queries).zip(&mut lanes.0) {
+            let within = |position: usize| position.clamp(start, positions.end) - start;
+            let seen = within(query.start)..within(query.end);
+            largest::<L>(&mut scores[..scores_len], seen).store(lanes);
+        }
+        for (result, lanes) in results.iter_mut().zip(&lanes.0) {
+            result.largest = L::load(lanes).largest();
+        }
+        for (index, (scores, weights)) in scores.0.iter().zip(&mut weights.0).enumerate() {
+            let largest = results[index].largest;
+            M::weigh(&scores[..scores_len], largest, &scales_of_values, weights)
+                .store(&mut lanes.0[index]);
+        }
+        for (result, lanes) in results.iter_mut().zip(&lanes.0) {
+            result.total = L::load(lanes).sum();
+        }
+        macro_rules! sums_of {
+            ($chunk:ident, $together:literal) => {{
+                let mut sums = [[L::splat(0.0); $together]; N];
+                for (place, block) in blocks.clone().enumerate() {
+                    let (lines, _) = values[page(block)].as_chunks::<LINE>();
+                    // Positions past the end hold whatever a former sequence left there.
+                    let rows = BLOCK_TOKENS.min(count - place * BLOCK_TOKENS);
+                    let span = (lines, $chunk, head_dim / LANES, rows);
+                    let first = place * BLOCK_TOKENS / 2;
+                    add_values::<L, E, M, N, $together>(&mut sums, span, &weights.0, first);
+                }
+                for (result, sums) in results.iter_mut().zip(sums) {
+                    let (chunks, _) = result.sums.0.as_chunks_mut::<LANES>();
+                    for (sum, stored) in sums.into_iter().zip(&mut chunks[$chunk..]) {
+                        sum.store(stored);
+                    }
+                }
+                $chunk += $together;
+            }};
+        }
+        let (mut chunk, chunks) = (0, head_dim / LANES);
+        while L::SUMS >= 8 * N && chunks - chunk >= 4 {
+            sums_of!(chunk, 4);
+        }
+        while L::SUMS >= 2 * N && chunks - chunk >= 2 {
+            sums_of!(chunk, 2);
+        }
+        while chunk < chunks {
+            sums_of!(chunk, 1);
+        }
+        if keeps_spans {
+            for (index, result) in results.iter().enumerate().take(group.count) {
+                // SAFETY: as above.
+                *unsafe { part.slot(slot(span), group.first + index) } = *result;
+            }
+        } else if !is_empty {
+            append::<L, E, M>(states, now, head_dim);
+        }
+        is_empty = false;
+    }
+    if is_empty {
+        states.fill(State::EMPTY);
     }
     for (index, (query, state)) in queries.iter().zip(&*states).enumerate().take(group.count) {
         match share.slot {
@@ -299,16 +338,25 @@ fn spans<L: Lanes + Dots, E: KvElement, M: Products<L, E>, const N: usize>(
 #[inline(always)]
 fn score<L: Lanes, E: KvElement, M: Products<L, E>, const N: usize, const T: usize>(
     blocks: [&[[E; LINE]]; T],
-    queries: &[[M::Factors; N]],
+    queries: &[[M::Factors; HEAD_DIM_MAX / 2]; N],
 ) -> [[L; T]; N] {
     let mut sums = [[L::splat(0.0); T]; N];
-    for (index, factors) in queries.iter().enumerate() {
-        let mut lines = [M::line(&blocks[0][index]); T];
-        for (line, block) in lines.iter_mut().zip(&blocks) {
-            *line = M::line(&block[index]);
+    for (index, line) in blocks[0].iter().enumerate() {
+        macro_rules! pass {
+            ($pass:literal) => {{
+                let mut lines = [M::line(line, $pass); T];
+                for (line, block) in lines.iter_mut().zip(&blocks) {
+                    *line = M::line(&block[index], $pass);
+                }
+                for (sums, factors) in sums.iter_mut().zip(queries) {
+                    let factors = factors[index % (HEAD_DIM_MAX / 2)];
+                    add_lines::<L, E, M, T>(sums, lines, factors, $pass);
+                }
+            }};
         }
-        for (sums, factors) in sums.iter_mut().zip(factors) {
-            add_lines::<L, E, M, T>(sums, lines, *factors);
+        pass!(0);
+        if M::PASSES == 2 {
+            pass!(1);
         }
     }
     sums
@@ -324,12 +372,21 @@ fn add_values<L: Lanes, E: KvElement, M: Products<L, E>, const N: usize, const T
 ) {
     for (pair, values) in lines.chunks_exact(chunks).enumerate().take(rows / 2) {
         let values: &[[E; LINE]; T] = values[chunk..].first_chunk().expect("T chunks are left");
-        let mut lines = [M::line(&values[0]); T];
-        for (line, values) in lines.iter_mut().zip(values) {
-            *line = M::line(values);
+        macro_rules! pass {
+            ($pass:literal) => {{
+                let mut lines = [M::line(&values[0], $pass); T];
+                for (line, values) in lines.iter_mut().zip(values) {
+                    *line = M::line(values, $pass);
+                }
+                for (sums, weights) in sums.iter_mut().zip(weights) {
+                    let weights = weights[(first + pair) % (SPAN / 2)];
+                    add_lines::<L, E, M, T>(sums, lines, weights, $pass);
+                }
+            }};
         }
-        for (sums, weights) in sums.iter_mut().zip(weights) {
-            add_lines::<L, E, M, T>(sums, lines, weights[(first + pair) % (SPAN / 2)]);
+        pass!(0);
+        if M::PASSES == 2 {
+            pass!(1);
         }
     }
     if !rows.is_multiple_of(2) {
@@ -339,7 +396,7 @@ fn add_values<L: Lanes, E: KvElement, M: Products<L, E>, const N: usize, const T
             *line = M::first_row(values);
         }
         for (sums, weights) in sums.iter_mut().zip(weights) {
-            add_lines::<L, E, M, T>(sums, lines, weights[(first + rows / 2) % (SPAN / 2)]);
+            add_lines::<L, E, M, T>(sums, lines, weights[(first + rows / 2) % (SPAN / 2)], 0);
         }
     }
 }
@@ -350,34 +407,24 @@ fn add_lines<L: Lanes, E: KvElement, M: Products<L, E>, const T: usize>(
     sums: &mut [L; T],
     lines: [M::Line; T],
     factors: M::Factors,
+    pass: usize,
 ) {
     for (sum, line) in sums.iter_mut().zip(lines) {
-        *sum = M::add(*sum, line, factors);
+        *sum = M::add(*sum, line, factors, pass);
     }
 }
 
-/// Turns the scores of a span into weights relative to the largest that the query sees; others weigh nothing.
+/// Lanes of which the largest is the largest score that a query sees; others are made to weigh nothing.
 #[inline(always)]
-fn weigh<L: Lanes, E: KvElement, M: Products<L, E>>(
-    scores: &mut [f32],
-    seen: std::ops::Range<usize>,
-    state: &mut State,
-) {
-    scores[..seen.start].fill(f32::NEG_INFINITY);
-    scores[seen.end..].fill(f32::NEG_INFINITY);
-    let (chunks, _) = scores.as_chunks_mut::<LANES>();
+fn largest<L: Lanes>(scores: &mut [[f32; LANES]], seen: std::ops::Range<usize>) -> L {
+    let flat = scores.as_flattened_mut();
+    flat[..seen.start].fill(f32::NEG_INFINITY);
+    flat[seen.end..].fill(f32::NEG_INFINITY);
     let mut largest = L::splat(LOWEST);
-    for scores in &*chunks {
+    for scores in &*scores {
         largest = largest.max(L::load(scores));
     }
-    state.largest = largest.largest();
-    let (largest, mut total) = (L::splat(state.largest), L::splat(0.0));
-    for scores in chunks {
-        let weights = M::rounded(L::load(scores).sub(largest).exp_to_88());
-        total = total.add(weights);
-        weights.store(scores);
-    }
-    state.total = total.sum();
+    largest
 }
 
 #[inline(always)]
@@ -387,7 +434,7 @@ fn finish(part: &Part<'_>, query: &Query, state: &State) {
     // SAFETY: each query head of each row belongs to one task, and its finish to one worker.
     let output = unsafe { part.output.part(start..start + head_dim) };
     let inverse = 1.0 / state.total;
-    for (output, sum) in output.iter_mut().zip(&state.sums) {
+    for (output, sum) in output.iter_mut().zip(&state.sums.0) {
         *output = sum * inverse;
     }
 }

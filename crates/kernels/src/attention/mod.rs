@@ -148,15 +148,15 @@ pub fn attention(cpu: &Cpu, args: Attention<'_>) {
         return;
     }
     let has_pairs = cpu.isa.rung().has_bf16_pairs() && cache.shape().format == KvFormat::Bf16;
-    cpu.pool.run(&|worker| {
-        let part = part(Work::Shares(tasks.of_worker(worker)));
+    let compute = |work| {
+        let part = part(work);
         if has_pairs { launch_pairs(cpu.isa, part) } else { launch(cpu.isa, part) }
-    });
+    };
+    cpu.pool.run(&|worker| compute(Work::Shares(tasks.of_worker(worker))));
     if !tasks.cuts().is_empty() {
         let cuts = tasks.cuts();
         cpu.pool.run(&|worker| {
-            let cuts = &cuts[partition(cuts.len(), cpu.pool.threads(), worker)];
-            launch(cpu.isa, part(Work::Cuts(cuts)));
+            compute(Work::Cuts(&cuts[partition(cuts.len(), cpu.pool.threads(), worker)]));
         });
     }
 }

@@ -60,9 +60,7 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn load_bf16_pairs(values: &[u16; 2 * LANES]) -> [Self; 2] {
-        let pairs =
-            |offset: usize| intrinsic!(_mm256_loadu_si256(values.as_ptr().add(offset).cast()));
-        let pairs = [pairs(0), pairs(LANES)];
+        let pairs = [intrinsic!(load(&values[..LANES])), intrinsic!(load(&values[LANES..]))];
         let [first, second] = pairs.map(|pairs| intrinsic!(_mm256_slli_epi32::<16>(pairs)));
         let firsts = intrinsic!(Self(_mm256_castsi256_ps(first), _mm256_castsi256_ps(second)));
         let [first, second] = pairs.map(|pairs| {
@@ -352,6 +350,31 @@ impl Dots for Avx2 {
     fn prefetch(bytes: &[u8], offset: usize) {
         intrinsic!(_mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(offset).cast()));
     }
+}
+
+/// Reads sixteen values each time it is called. The compiler would read lines once and keep them between the two times
+/// that attention goes through them, in registers that sums need.
+///
+/// # Panics
+/// If there are fewer values.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn load(values: &[u16]) -> __m256i {
+    assert!(values.len() >= LANES);
+    let lanes: __m256i;
+    // SAFETY: reads the values of which the length was checked.
+    unsafe {
+        std::arch::asm!(
+            "vmovdqu {lanes}, ymmword ptr [{values}]",
+            lanes = out(ymm_reg) lanes,
+            values = in(reg) values.as_ptr(),
+            options(readonly, nostack, preserves_flags)
+        );
+    }
+    lanes
 }
 
 /// Two multiply-adds and two additions, in an order that the compiler does not change: it would take the rows one after

@@ -327,22 +327,47 @@ impl PairDots for Avx512 {
     }
 
     #[inline(always)]
-    fn rounded_to_bf16(self) -> Self {
-        Self(intrinsic!({
-            let bits = _mm512_castps_si512(self.0);
-            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-            let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
-            let upper = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
-            _mm512_castsi512_ps(_mm512_and_si512(_mm512_add_epi32(bits, half), upper))
+    fn store_bf16_pairs(self, pairs: &mut [i32; LANES / 2]) {
+        intrinsic!({
+            let nearest = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self.0));
+            _mm256_storeu_si256(pairs.as_mut_ptr().cast(), nearest);
+        });
+    }
+
+    #[inline(always)]
+    fn exp2_to_0(first: Self, second: Self) -> Integers {
+        Integers(intrinsic!({
+            let nearest = _mm512_cvtne2ps_pbh(second.exp2_to_0().0, first.exp2_to_0().0);
+            std::mem::transmute::<__m512bh, __m512i>(nearest)
         }))
     }
 
     #[inline(always)]
-    fn store_pairs(self, pairs: &mut [i32; LANES / 2]) {
-        intrinsic!({
-            let upper = _mm512_srli_epi32::<16>(_mm512_castps_si512(self.0));
-            _mm256_storeu_si256(pairs.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(upper));
-        });
+    fn store_pairs(pairs: Integers, target: &mut [i32; LANES]) {
+        intrinsic!(_mm512_storeu_si512(target.as_mut_ptr().cast(), pairs.0));
+    }
+}
+
+impl Avx512 {
+    /// 2 to the power of lanes that are not above 0, within 7 millionths; where it is less than 2^-126, no more than
+    /// that, and 0 from -127 down.
+    #[inline(always)]
+    fn exp2_to_0(self) -> Self {
+        // Added to a small float, this leaves the nearest integer in its lowest bits.
+        let integers = Self::splat(1.5 * (1 << 23) as f32);
+        let bounded = self.max(Self::splat(-127.0));
+        let shifted = bounded.add(integers);
+        let rest = bounded.sub(shifted.sub(integers));
+        // 1 at 0, and between -1/2 and 1/2 through (2^x - 1) / x at the nodes of Chebyshev.
+        let mut power = Self::splat(0.009_656_711);
+        for coefficient in [0.055_838_283, 0.240_225_3, 0.693_136_75, 1.0] {
+            power = power.fma(rest, Self::splat(coefficient));
+        }
+        // The sum of exponents is at least 0. Where it is 0, so is the bfloat16 value that is made of this.
+        Self(intrinsic!({
+            let exponent = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted.0));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(power.0), exponent))
+        }))
     }
 }
 

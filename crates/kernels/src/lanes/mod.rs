@@ -59,12 +59,14 @@ pub(crate) trait Lanes: Copy {
     fn swap_neighbours(self) -> Self;
     /// One bit a lane, the first lane's lowest: whether `self >= floor`.
     fn at_least(self, floor: Self) -> u16;
-    /// The lanes as 8-bit integers, four in each number, the first in the lowest byte; they must lie in `-128..=127`.
+    /// The nearest 8-bit integers, ties to even, four in each number, the first in the lowest byte; lanes must lie in
+    /// `-128..=127`.
     fn to_i8_groups(self) -> [i32; LANES / 4];
     /// The lanes of both as 8-bit integers, in groups as above, and the sums of each.
     #[inline(always)]
     fn to_i8_block(low: Self, high: Self) -> ([i32; 2 * LANES / 4], [i16; 2]) {
         let mut groups = [0; 2 * LANES / 4];
+        let (low, high) = (low.round(), high.round());
         let (low_groups, high_groups) = groups.split_at_mut(LANES / 4);
         low_groups.copy_from_slice(&low.to_i8_groups());
         high_groups.copy_from_slice(&high.to_i8_groups());
@@ -210,10 +212,12 @@ pub(crate) trait PairDots: Lanes {
     fn firsts(pairs: Self::Pairs) -> Self::Pairs;
     /// Adds to each lane the products of a pair with two factors, bfloat16 values of which the first is lowest.
     fn add_pairs(self, pairs: Self::Pairs, factors: i32) -> Self;
-    /// The nearest bfloat16 values, for lanes that are numbers.
-    fn rounded_to_bf16(self) -> Self;
-    /// Writes lanes that are bfloat16 values as pairs of neighbours.
-    fn store_pairs(self, pairs: &mut [i32; LANES / 2]);
+    /// Writes the nearest bfloat16 values, ties to even, as pairs of neighbours.
+    fn store_bf16_pairs(self, pairs: &mut [i32; LANES / 2]);
+    /// 2 to the power of lanes that are not above 0, as the nearest bfloat16 values but for 7 millionths; the pairs of
+    /// neighbours of `first` and then those of `second`. Exactly 0 from -127 down and for what is no number.
+    fn exp2_to_0(first: Self, second: Self) -> Self::Pairs;
+    fn store_pairs(pairs: Self::Pairs, target: &mut [i32; LANES]);
 }
 
 /// A kernel body for rungs with [`PairDots`]. `run` must be `#[inline(always)]`.
@@ -470,15 +474,42 @@ mod tests {
                 (256.0 + lane as f32 / 2.0) * 2.0_f32.powi(-(lane as i32))
             });
             let rounded = values.map(|value| half::bf16::from_f32(value).to_f32());
-            L::load(&values).rounded_to_bf16().store(&mut out);
-            check("rounded_to_bf16", out, rounded);
+            let element = |pairs: &[i32], at: usize| {
+                f32::from_bits((pairs[at / 2] >> (16 * (at % 2))).cast_unsigned() << 16)
+            };
             let mut pairs = [0; LANES / 2];
-            L::load(&rounded).store_pairs(&mut pairs);
-            let stored: [f32; LANES] = std::array::from_fn(|at| {
-                let upper = (pairs[at / 2] >> (16 * (at % 2))).cast_unsigned() << 16;
-                f32::from_bits(upper)
-            });
-            check("store_pairs", stored, rounded);
+            L::load(&values).store_bf16_pairs(&mut pairs);
+            check("store_bf16_pairs", std::array::from_fn(|at| element(&pairs, at)), rounded);
+            let mut powers = [0; LANES];
+            for step in 0..16_000 {
+                let exponents = [0, 1].map(|half| {
+                    std::array::from_fn(|lane| {
+                        -((step + 16_000 * half) as f32 + lane as f32 / 16.0) / 250.0
+                    })
+                });
+                let [first, second] = exponents;
+                L::store_pairs(L::exp2_to_0(L::load(&first), L::load(&second)), &mut powers);
+                for (at, exponent) in exponents.as_flattened().iter().enumerate() {
+                    let (got, want) = (element(&powers, at), exponent.exp2());
+                    // Half a unit in the last of eight places, and the error before that.
+                    let is_near = (got - want).abs() <= want * (1.0 / 256.0 + 1e-5);
+                    let is_nothing = got == 0.0 && *exponent < -125.9;
+                    check(
+                        "exp2_to_0",
+                        [f32::from(u8::from(is_near || is_nothing)); LANES],
+                        [1.0; LANES],
+                    );
+                }
+            }
+            let lowest = [f32::NEG_INFINITY, f32::NAN, -127.0, -1e30];
+            let lowest = std::array::from_fn(|lane| lowest[lane % 4]);
+            L::store_pairs(L::exp2_to_0(L::load(&lowest), L::splat(0.0)), &mut powers);
+            check("powers of 0", std::array::from_fn(|at| element(&powers, at)), [0.0; LANES]);
+            check(
+                "powers of 1",
+                std::array::from_fn(|at| element(&powers, LANES + at)),
+                [1.0; LANES],
+            );
             let integers: [u16; 2 * LANES] =
                 std::array::from_fn(|at| half::bf16::from_f32(at as f32 - 9.0).to_bits());
             let factors = i32::from(half::bf16::from_f32(3.0).to_bits())

@@ -13,7 +13,7 @@ pub(crate) trait RowValues<L: Lanes> {
 impl<L: Lanes> RowValues<L> for &[f32] {
     #[inline(always)]
     fn lanes(&self, first: usize) -> L {
-        L::load_some(&self[first..self.len().min(first + LANES)])
+        L::load_some(&self[first..])
     }
 }
 
@@ -42,7 +42,7 @@ pub(crate) fn write_row<L: Lanes>(values: impl RowValues<L>, target: RowTarget<'
 fn quantize_block<L: Lanes>(low: L, high: L, block: &mut Q8Block, row: usize) {
     let (scale, inverse) = scale(low.abs().max(high.abs()).largest());
     let inverse = L::splat(inverse);
-    let (values, sums) = L::to_i8_block(low.mul(inverse).round(), high.mul(inverse).round());
+    let (values, sums) = L::to_i8_block(low.mul(inverse), high.mul(inverse));
     block.values[row] = values;
     block.scales[row] = scale;
     block.sums[row] = pair(sums);

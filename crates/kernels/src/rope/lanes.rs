@@ -32,7 +32,7 @@ impl LaneElement for u8 {
     #[inline(always)]
     fn store<L: Lanes>(values: L, stored: &mut [Self; LANES]) {
         let (groups, _) = stored.as_chunks_mut::<4>();
-        for (group, four) in groups.iter_mut().zip(values.round().to_i8_groups()) {
+        for (group, four) in groups.iter_mut().zip(values.to_i8_groups()) {
             *group = four.to_le_bytes();
         }
     }

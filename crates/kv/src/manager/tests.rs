@@ -7,7 +7,7 @@ use proptest::{prelude::*, test_runner::RngSeed};
 use super::*;
 
 fn group(blocks: u32, block_tokens: u32) -> CacheGroup {
-    CacheGroup { blocks, block_tokens }
+    CacheGroup::new(blocks, block_tokens)
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::*;
 use crate::{BlockTables, Hit, KvManager, Miss};
 
 fn kv(groups: &[(u32, u32)]) -> KvManager {
-    let group = |&(blocks, block_tokens)| CacheGroup { blocks, block_tokens };
+    let group = |&(blocks, block_tokens)| CacheGroup::new(blocks, block_tokens);
     let groups: Vec<CacheGroup> = groups.iter().map(group).collect();
     KvManager::new(&groups, true).unwrap()
 }
@@ -89,7 +89,7 @@ fn a_miss_has_a_reason() {
     assert_eq!(reason(&kv, "one", tokens(0..8)), Some(Miss::Evicted));
     assert_eq!(reason(&kv, "two", tokens(0..8)), Some(Miss::OtherSalt), "the first block is there");
     kv.release(second.tables);
-    let off = KvManager::new(&[CacheGroup { blocks: 4, block_tokens: 4 }], false).unwrap();
+    let off = KvManager::new(&[CacheGroup::new(4, 4)], false).unwrap();
     assert_eq!(reason(&off, "one", tokens(0..8)), Some(Miss::Off));
 }
 
@@ -171,6 +171,27 @@ fn a_hit_moves_its_blocks_to_the_end_of_the_line() {
 }
 
 #[test]
+fn beyond_what_is_kept_fresh_blocks_are_for_requests_that_need_them() {
+    let group = CacheGroup { blocks_kept: 4, ..CacheGroup::new(8, 4) };
+    let mut kv = KvManager::new(&[group], true).unwrap();
+    let last_block = |sequence: &Sequence| {
+        sequence.tables.groups()[0].blocks().iter().map(|block| block.0).max().unwrap()
+    };
+    for first in [0, 100, 200, 300] {
+        let sequence = computed(&mut kv, "", &tokens(first..first + 8));
+        assert!(last_block(&sequence) < 4, "what is cached goes first");
+        kv.release(sequence.tables);
+    }
+    let found =
+        |kv: &KvManager, first| kv.find(&kv.key("".into(), &tokens(first..first + 8)), 8).positions;
+    assert_eq!([100, 200, 300].map(|first| found(&kv, first)), [0, 8, 8]);
+    let large = computed(&mut kv, "", &tokens(400..432));
+    assert_eq!((last_block(&large), kv.pools()[0].free()), (7, 0), "requests get all blocks");
+    kv.release(large.tables);
+    assert_eq!((found(&kv, 400), kv.blocks_cached()), (8, 8), "and memory in use stays in use");
+}
+
+#[test]
 fn what_a_failed_request_computed_is_forgotten_and_what_it_found_is_not() {
     let mut kv = kv(&[(8, 4)]);
     let good = computed(&mut kv, "", &tokens(0..4));
@@ -200,7 +221,7 @@ fn groups_are_hit_together() {
 
 #[test]
 fn a_cache_that_is_told_not_to_finds_nothing() {
-    let mut kv = KvManager::new(&[CacheGroup { blocks: 8, block_tokens: 4 }], false).unwrap();
+    let mut kv = KvManager::new(&[CacheGroup::new(8, 4)], false).unwrap();
     for _ in 0..2 {
         let sequence = computed(&mut kv, "", &tokens(0..12));
         assert_eq!(sequence.tables.groups()[0].known, 0);
@@ -246,10 +267,14 @@ proptest! {
     /// Whatever comes and goes, every block of a request holds what the request would have computed there.
     #[test]
     fn a_request_finds_only_what_it_would_have_computed(
-        groups in prop::collection::vec((2..10u32, 1..5u32), 1..3),
+        groups in prop::collection::vec((2..10u32, 1..5u32, 0..10u32), 1..3),
         operations in prop::collection::vec(operation(), 1..120),
     ) {
-        let mut kv = kv(&groups);
+        let group = |&(blocks, block_tokens, blocks_kept)| CacheGroup { blocks, block_tokens, blocks_kept };
+        let groups: Vec<CacheGroup> = groups.iter().map(group).collect();
+        let mut kv = KvManager::new(&groups, true).unwrap();
+        // For each group, the most blocks that were held at once since the cache was last emptied.
+        let mut held_most = vec![0; groups.len()];
         let mut live: Vec<(u8, Sequence)> = Vec::new();
         // For each group and block, the salt and the tokens up to its end: what an executor would have written.
         let mut written: BTreeMap<(usize, BlockId), (u8, Vec<TokenId>)> = BTreeMap::new();
@@ -265,6 +290,7 @@ proptest! {
                     }
                     kv.forget_all();
                     written.clear();
+                    held_most.fill(0);
                     prop_assert_eq!(kv.blocks_cached(), 0);
                 }
                 _ if live.is_empty() => {}
@@ -276,11 +302,11 @@ proptest! {
                     if kv.grow(&mut sequence.tables, end).is_err() {
                         continue;
                     }
-                    for (group, (table, &(_, size))) in
+                    for (group, (table, &CacheGroup { block_tokens, .. })) in
                         sequence.tables.groups().iter().zip(&groups).enumerate()
                     {
                         for position in begun..end {
-                            let block = table.blocks()[(position / size) as usize];
+                            let block = table.blocks()[(position / block_tokens) as usize];
                             let upto = sequence.tokens[..=position as usize].to_vec();
                             written.insert((group, block), (*salt, upto));
                         }
@@ -301,13 +327,17 @@ proptest! {
                 }
             }
             kv.invariants(live.iter().map(|(_, sequence)| &sequence.tables));
+            for ((pool, group), most) in kv.pools().iter().zip(&groups).zip(&mut held_most) {
+                *most = (pool.total() - pool.free()).max(*most);
+                prop_assert!(pool.touched() <= group.blocks_kept.max(*most), "memory without need");
+            }
             for (salt, sequence) in &live {
-                for (group, (table, &(_, size))) in
+                for (group, (table, &CacheGroup { block_tokens, .. })) in
                     sequence.tables.groups().iter().zip(&groups).enumerate()
                 {
-                    let whole = (sequence.computed / size) as usize;
+                    let whole = (sequence.computed / block_tokens) as usize;
                     for (index, block) in table.blocks()[..whole].iter().enumerate() {
-                        let upto = &sequence.tokens[..(index + 1) * size as usize];
+                        let upto = &sequence.tokens[..(index + 1) * block_tokens as usize];
                         let (by, holds) = &written[&(group, *block)];
                         prop_assert_eq!((by, &holds[..]), (salt, upto), "another text's block");
                     }

@@ -1,7 +1,7 @@
 //! The memory plan: every buffer is sized before the first request.
 
 use kernels::attention::{BLOCK_TOKENS, KvShape};
-use models::{DecoderSpec, Program, RowKind};
+use models::{Model, Program, RowKind};
 
 use super::{KvBudget, RunnerOptions};
 use crate::{Error, limits::Limits};
@@ -12,13 +12,16 @@ const OUTPUT_ROWS_MAX: usize = 64;
 /// Sizes of everything.
 pub(super) struct MemoryPlan {
     pub(super) kv: KvShape,
+    /// Blocks up to which cached ones are kept rather than used again.
+    pub(super) blocks_kept: u32,
     pub(super) context_max: u32,
     pub(super) position_rows: usize,
     pub(super) output_rows: usize,
 }
 
 impl MemoryPlan {
-    pub(super) fn new(spec: &DecoderSpec, options: &RunnerOptions) -> Result<Self, Error> {
+    pub(super) fn new(model: &Model, options: &RunnerOptions) -> Result<Self, Error> {
+        let spec = &model.spec;
         let &RunnerOptions { step_tokens_max, slots_max, context_max, .. } = options;
         let context_max =
             Limits { step_tokens_max, slots_max, context_max }.context_max(spec.context_max)?;
@@ -38,7 +41,10 @@ impl MemoryPlan {
             let block_tokens = BLOCK_TOKENS as u32;
             return Err(Error::KvBudget { budget_bytes, block_bytes, block_tokens });
         }
+        let kept_bytes =
+            options.prefix_cache_bytes.unwrap_or_else(|| 2 * model.program.weight_bytes());
         Ok(Self {
+            blocks_kept: (kept_bytes / block_bytes).min(blocks) as u32,
             kv: KvShape { blocks: blocks as usize, ..block },
             context_max,
             position_rows: options.step_tokens_max as usize,

@@ -39,6 +39,9 @@ pub struct RunnerOptions {
     pub context_max: Option<u32>,
     /// Memory for the KV cache.
     pub kv_budget: KvBudget,
+    /// How much of that memory is taken from the system so that what is cached can be kept; more only as running
+    /// requests need it. Twice the weights if absent.
+    pub prefix_cache_bytes: Option<u64>,
     /// How keys and values are stored.
     pub kv_format: KvFormat,
 }
@@ -100,12 +103,13 @@ struct Job<'a> {
 impl CpuRunner {
     /// Allocates everything a model needs to run within the limits.
     pub fn new(cpu: Arc<Cpu>, model: Arc<Model>, options: &RunnerOptions) -> Result<Self, Error> {
-        let memory = MemoryPlan::new(&model.spec, options)?;
+        let memory = MemoryPlan::new(&model, options)?;
         let walker = Walker::new(&model.spec, &model.program, &memory);
         let info = ExecutorInfo {
             cache_groups: vec![CacheGroup {
                 blocks: memory.kv.blocks as u32,
                 block_tokens: BLOCK_TOKENS as u32,
+                blocks_kept: memory.blocks_kept,
             }],
             step_tokens_max: options.step_tokens_max,
             slots_max: options.slots_max,

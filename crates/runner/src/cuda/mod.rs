@@ -165,7 +165,7 @@ impl CudaRunner {
         }
         let caches = caches(spec, &model.stream, blocks as usize)?;
         let info = ExecutorInfo {
-            cache_groups: vec![CacheGroup { blocks, block_tokens: BLOCK_TOKENS as u32 }],
+            cache_groups: vec![CacheGroup::new(blocks, BLOCK_TOKENS as u32)],
             step_tokens_max: options.step_tokens_max,
             slots_max: options.slots_max,
             context_max,

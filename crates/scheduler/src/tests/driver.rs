@@ -58,7 +58,7 @@ pub(super) struct Driver {
 /// An executor with one group of `blocks` blocks of 4 positions.
 pub(super) fn executor(blocks: u32) -> ExecutorInfo {
     ExecutorInfo {
-        cache_groups: vec![CacheGroup { blocks, block_tokens: 4 }],
+        cache_groups: vec![CacheGroup::new(blocks, 4)],
         step_tokens_max: 64,
         slots_max: 8,
         context_max: 200,

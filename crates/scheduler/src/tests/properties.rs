@@ -100,7 +100,7 @@ fn sizes() -> impl Strategy<Value = (ExecutorInfo, Settings)> {
             kv_growth_percent,
             (prefix_cache, policy, target_ms, draft_tokens_max),
         )| {
-            let group = |(blocks, block_tokens)| CacheGroup { blocks, block_tokens };
+            let group = |(blocks, block_tokens)| CacheGroup::new(blocks, block_tokens);
             let cache_groups = groups.into_iter().map(group).collect();
             let settings = Settings {
                 step_tokens_max,

@@ -166,6 +166,7 @@ fn start_engine_with(
         slots_max: 32,
         context_max: Some(256),
         kv_budget: KvBudget::Bytes((blocks * block_bytes) as u64),
+        prefix_cache_bytes: None,
         kv_format: *kv_format,
     };
     let (cpu, model) = (Arc::clone(cpu), Arc::clone(model));

@@ -5,6 +5,7 @@
 
 mod attention;
 mod calls;
+mod errors;
 mod linear;
 mod products;
 mod rows;
@@ -73,6 +74,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<()> {
     linear::run(&bench)?;
     attention::run(&bench);
     rows::run(&bench);
+    errors::run(&bench)?;
     bench.roofline.print_drift(&bench.cpu);
     Ok(())
 }

@@ -58,6 +58,7 @@ pub(crate) fn runner(
         context_max: Some(context.min(model.spec.context_max) as u32),
         // As much as those requests can fill.
         kv_budget: KvBudget::Bytes(u64::MAX),
+        prefix_cache_bytes: None,
         kv_format,
     };
     Ok(CpuRunner::new(Arc::clone(cpu), Arc::clone(model), &options)?)

@@ -172,7 +172,10 @@ impl Arrival {
 impl Setup {
     pub(super) fn info(&self) -> ExecutorInfo {
         let groups = self.groups.iter();
-        let group = |&(blocks, block_tokens): &(u32, u32)| CacheGroup { blocks, block_tokens };
+        let group = |&(blocks, block_tokens): &(u32, u32)| CacheGroup {
+            blocks_kept: blocks / 2,
+            ..CacheGroup::new(blocks, block_tokens)
+        };
         ExecutorInfo {
             cache_groups: groups.map(group).collect(),
             step_tokens_max: 64,

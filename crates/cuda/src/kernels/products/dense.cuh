@@ -1,23 +1,17 @@
-// Weights in bfloat16, row by row, for few_rows.cu. All loads are 16 bytes, straight into the registers that the
-// instruction reads.
+// Weights in bfloat16, row by row, for few_rows.cu. A lane copies 16 bytes at a time, those that the instruction wants in
+// its registers, and reads what it copied itself.
+
+#define SLOT_BYTES (TILES * 2048)
 
 // A lane's weights of one step: [tile][row g or g + 8][first or second half].
 struct Weights { uint4 part[TILES][2][2]; };
 
-// Weights are read once: they need no place in the first-level cache.
-__device__ __forceinline__ uint4 read_once(const bf16* address) {
-    uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(address));
-    return v;
-}
-
 // Where a lane reads.
 struct Source {
-    const int g, t;
+    const int lane, g, t;
     const bf16* row_of[TILES][2];
 
-    __device__ __forceinline__ Source(const FewRowsArguments&, int lane) : g(lane / 4), t(lane % 4) {}
+    __device__ __forceinline__ Source(const FewRowsArguments&, int lane) : lane(lane), g(lane / 4), t(lane % 4) {}
 
     __device__ __forceinline__ void open(const FewRowsArguments& a, int group) {
 #pragma unroll
@@ -31,7 +25,7 @@ struct Source {
             }
     }
 
-    __device__ __forceinline__ void read(Weights& w, const FewRowsArguments& a, int step, bool any) const {
+    __device__ __forceinline__ void copy(u32 slot, const FewRowsArguments& a, int step, bool any) const {
 #pragma unroll
         for (int part = 0; part < 2; part++) {
             const int k = step * STEP + part * 32;
@@ -39,10 +33,17 @@ struct Source {
 #pragma unroll
             for (int tile = 0; tile < TILES; tile++)
 #pragma unroll
-                for (int half = 0; half < 2; half++)
-                    w.part[tile][half][part] =
-                        inside ? read_once(row_of[tile][half] + k) : make_uint4(0, 0, 0, 0);
+                for (int half = 0; half < 2; half++) {
+                    const u32 place = ((tile * 2 + half) * 2 + part) * 512 + lane * 16;
+                    copy_or_zero(slot + place, inside ? row_of[tile][half] + k : a.weights, inside);
+                }
         }
+    }
+
+    __device__ __forceinline__ void read(Weights& w, const unsigned char* slot) const {
+#pragma unroll
+        for (int index = 0; index < TILES * 4; index++)
+            w.part[index / 4][index / 2 % 2][index % 2] = *(const uint4*)(slot + index * 512 + lane * 16);
     }
 
     // The inputs that go with a lane's weights from k on.

@@ -4,20 +4,21 @@
 // A block takes tiles of 16 outputs in turn, of all rows, with mma.m16n8k16: the weights are the A operand, the input
 // rows the B operand, 8 of them a row tile. Its warps share K out in steps of 64, and their sums are added in shared
 // memory in a fixed order. Within a step a lane holds neighbouring values of K where the instruction's layout wants
-// others: a sum may be taken in any order, if both operands keep to the same one. Each warp reads UNROLL steps ahead,
-// past the end of a tile into the next one, so that memory never waits for the sums. How weights are stored, read and
+// others: a sum may be taken in any order, if both operands keep to the same one. How weights are stored, read and
 // multiplied is said in dense.cuh and quantized.cuh.
 //
-// Weights do not depend on the kernel before, so the first of them are read before waiting for it. A block is given so
-// much shared memory that no two are on a multiprocessor at once: where kernels overlap, two blocks of one kernel would
-// else find room on the multiprocessors that are free first, and leave others without.
+// Each warp copies the weights of its next steps into a ring of its own in shared memory, past the end of a tile into the
+// next ones, so that memory never waits for the sums. Weights do not depend on the kernel before, so the first of them are
+// read before waiting for it. The ring takes more than half of a multiprocessor's shared memory, so that no two blocks
+// are on one at once: where kernels overlap, two blocks of one kernel would else find room on the multiprocessors that are
+// free first, and leave others without.
 //
 // A norm before the product (Zhang and Sennrich 2019) is taken apart: its weights are in the input already, and its
 // factor, one number a row, is applied to the sums. The factor comes from sums of squares that the product before left,
 // one for each of its tiles. So no kernel is needed between two products.
 //
-// Macros: WARPS; UNROLL; ROW_TILES, which are 8 rows each; EPILOGUE: 0 bfloat16; 1 float; 2 add to floats, and leave
-// them for the next norm; 3 silu(gate) × up in bfloat16, with a second tile of weights, the same rows of `up`,
+// Macros: WARPS; STAGES of the ring; ROW_TILES, which are 8 rows each; EPILOGUE: 0 bfloat16; 1 float; 2 add to floats,
+// and leave them for the next norm; 3 silu(gate) × up in bfloat16, with a second tile of weights, the same rows of `up`,
 // `outputs` rows further down in the matrix; BITS where weights are quantized, and more (quantized.cuh).
 
 #include "common.cuh"
@@ -30,8 +31,6 @@
 #define TILES (GATED ? 2 : OUTPUT_TILES)
 // Sums of two tiles in turn take one barrier a tile, but twice the memory.
 #define TURNS (ROW_TILES <= 2 ? 2 : 1)
-// Inputs of a step are read during the step before, where there are registers for them.
-#define INPUTS_AHEAD (ROW_TILES <= 2)
 
 struct FewRowsArguments {
     const void* weights;   // [outputs][inputs], for epilogue 3 [2 × outputs][inputs], as dense.cuh or quantized.cuh says
@@ -67,6 +66,11 @@ struct Inputs { uint4 part[ROW_TILES][2]; };
 // A lane's sums: value i of lane l is of output l / 4 + 8 × (i / 2) and row 2 × (l % 4) + i % 2.
 typedef float Sums[TILES][ROW_TILES][4];
 
+// Copies 16 bytes to shared memory, or zeros.
+__device__ __forceinline__ void copy_or_zero(u32 to, const void* from, bool inside) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(inside ? 16 : 0));
+}
+
 #ifdef BITS
 #include "quantized.cuh"
 #else
@@ -74,26 +78,31 @@ typedef float Sums[TILES][ROW_TILES][4];
 #endif
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) few_rows(const FewRowsArguments a) {
-    extern __shared__ float4 shared_sums[];  // [TURNS][WARPS][TILES][ROW_TILES][32]
+    extern __shared__ float4 shared[];  // sums, [TURNS][WARPS][TILES][ROW_TILES][32]; then rings, [WARPS][STAGES]
     __shared__ float factors[ROWS];
     let_next_begin();
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     const int tiles = (a.outputs + 15) / 16;  // of outputs
     const int tile_groups = (tiles + OUTPUT_TILES - 1) / OUTPUT_TILES;
     const int steps = (a.inputs + STEP - 1) / STEP;
-    const int rounds = (steps + WARPS * UNROLL - 1) / (WARPS * UNROLL);  // of a tile
+    const int rounds = (steps + WARPS - 1) / WARPS;  // of a tile
 
-    // The next step to read: its tiles and its round there.
-    int read_group = blockIdx.x, read_round = 0;
+    float4* const shared_sums = shared;
+    const unsigned char* const ring =
+        (const unsigned char*)(shared + TURNS * WARPS * TILES * ROW_TILES * 32) + warp * (STAGES * SLOT_BYTES);
+    const u32 ring_address = u32(__cvta_generic_to_shared(ring));
     Source source(a, lane);
-    auto read = [&](Weights& w, int i) {
-        source.read(w, a, (read_round * UNROLL + i) * WARPS + warp, read_group < tile_groups);
-    };
-    auto advance = [&]() {
-        if (++read_round < rounds) return;
-        read_round = 0;
-        read_group += gridDim.x;
-        source.open(a, read_group);
+    // The next step to copy: its tiles, its round there, and its place in the ring.
+    int copy_group = blockIdx.x, copy_round = 0, copy_stage = 0;
+    auto copy = [&]() {
+        const bool inside = copy_group < tile_groups;
+        source.copy(ring_address + copy_stage * SLOT_BYTES, a, copy_round * WARPS + warp, inside);
+        asm volatile("cp.async.commit_group;");
+        copy_stage = copy_stage + 1 == STAGES ? 0 : copy_stage + 1;
+        if (++copy_round < rounds) return;
+        copy_round = 0;
+        copy_group += gridDim.x;
+        source.open(a, copy_group);
     };
     auto read_inputs = [&](Inputs& x, int step) {
 #pragma unroll
@@ -106,31 +115,28 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) few_rows(const FewRo
             }
     };
 
-    Weights ahead[UNROLL];
-    source.open(a, read_group);
-#pragma unroll
-    for (int i = 0; i < UNROLL; i++) read(ahead[i], i);
-    advance();
+    source.open(a, copy_group);
+#pragma unroll 1
+    for (int stage = 0; stage < STAGES - 1; stage++) copy();
     wait_for_previous();
-    Inputs inputs[2];
-    if (INPUTS_AHEAD) read_inputs(inputs[0], warp);
-    int turn = 0;
+    Inputs next_inputs;
+    read_inputs(next_inputs, warp);
+    int turn = 0, stage = 0;
     for (int group = blockIdx.x; group < tile_groups; group += gridDim.x, turn = (turn + 1) % TURNS) {
         Sums c = {};
+#pragma unroll 2
         for (int round = 0; round < rounds; round++) {
-#pragma unroll
-            for (int i = 0; i < UNROLL; i++) {
-                // The next tile begins with the first step again.
-                const bool wraps = i + 1 == UNROLL && round + 1 == rounds;
-                const int step = (round * UNROLL + i) * WARPS + warp;
-                if (INPUTS_AHEAD)
-                    read_inputs(inputs[(i + 1) % 2], wraps ? warp : step + WARPS);
-                else
-                    read_inputs(inputs[i % 2], step);
-                multiply(c, ahead[i], inputs[i % 2]);
-                read(ahead[i], i);
-            }
-            advance();
+            const Inputs inputs = next_inputs;
+            // The next tile begins with the first step again.
+            read_inputs(next_inputs, round + 1 == rounds ? warp : (round + 1) * WARPS + warp);
+            asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
+            // Other lanes' copies are here too, and all lanes have read what is copied over next.
+            __syncwarp();
+            copy();
+            Weights weights;
+            source.read(weights, ring + stage * SLOT_BYTES);
+            stage = stage + 1 == STAGES ? 0 : stage + 1;
+            multiply(c, weights, inputs);
         }
         float4* own = shared_sums + (turn * WARPS + warp) * (TILES * ROW_TILES * 32) + lane;
 #pragma unroll

@@ -3,13 +3,19 @@
 use half::bf16;
 use kernels::linear::QuantizedLayout;
 
-use super::quantized::{Matrix, TILE_ROWS, macros};
-use crate::{Address, DeviceBuffer, Error, Gpu, Kernel, Shape, Stream, Unit, kernels::NextModule};
+use super::quantized::{Matrix, STEP, TILE_ROWS, macros, stored_bytes};
+use crate::{
+    Address, DeviceBuffer, Error, Gpu, Kernel, Shape, Stream, Unit,
+    kernels::{KernelOptions, NextModule},
+};
 
 /// Most rows that these kernels take with weights in bfloat16.
 pub const DENSE_ROWS_MAX: usize = 8;
 /// Most rows that these kernels take with quantized weights.
 pub const QUANTIZED_ROWS_MAX: usize = 32;
+
+/// What a block has besides its dynamic shared memory, at the most.
+const STATIC_BYTES: usize = 1 << 10;
 
 const EPILOGUES: usize = 4;
 /// The last epilogue has two matrices.
@@ -38,28 +44,48 @@ impl Variant {
         })
     }
 
-    /// Quantized weights take more instructions a byte, which more warps hide.
+    /// Many rows take the registers of twice as many warps, wide steps and sums of many their shared memory.
     fn warps(self) -> usize {
-        if self.layout.is_some() && self.row_tiles <= 2 { 16 } else { 8 }
-    }
-
-    /// Steps that a warp reads ahead: as many as there are registers for.
-    fn unroll(self) -> usize {
-        if self.epilogue == GATED || self.row_tiles > 2 { 2 } else { 4 }
+        let is_wide = self.tiles() == 2 && (self.row_tiles == 2 || self.slot_bytes() > 2048);
+        if self.row_tiles > 2 || is_wide { 8 } else { 16 }
     }
 
     /// Shared memory for the sums of a block.
     fn sums_bytes(self) -> usize {
         let turns = if self.row_tiles <= 2 { 2 } else { 1 };
-        let tiles = if self.epilogue == GATED || self.row_tiles >= 4 { 2 } else { 1 };
-        turns * self.warps() * tiles * self.row_tiles * 512
+        turns * self.warps() * self.tiles() * self.row_tiles * 512
     }
 
-    fn unit(self) -> Unit {
+    /// Tiles of weights that a warp has at once.
+    fn tiles(self) -> usize {
+        if self.epilogue == GATED || self.row_tiles >= 4 { 2 } else { 1 }
+    }
+
+    /// Bytes of the weights of a warp's step.
+    fn slot_bytes(self) -> usize {
+        self.tiles() * self.layout.map_or(16 * STEP * 2, stored_bytes)
+    }
+
+    /// Places of a warp's ring: what keeps memory busy, as far as there is room.
+    fn stages(self, shared_bytes_max: u32) -> usize {
+        /// Beyond this many bytes on their way to a multiprocessor nothing is gained.
+        const RINGS_BYTES_MAX: usize = 128 << 10;
+        /// A longer ring takes longer to fill than it gains.
+        const STAGES_MAX: usize = 8;
+        let room = shared_bytes_max as usize - STATIC_BYTES - self.sums_bytes();
+        (room.min(RINGS_BYTES_MAX) / (self.warps() * self.slot_bytes())).clamp(2, STAGES_MAX)
+    }
+
+    /// Shared memory of a block.
+    fn shared_bytes(self, shared_bytes_max: u32) -> usize {
+        self.sums_bytes() + self.warps() * self.stages(shared_bytes_max) * self.slot_bytes()
+    }
+
+    fn unit(self, shared_bytes_max: u32) -> Unit {
         let mut macros = self.layout.map_or_else(Vec::new, macros);
         macros.extend([
             ("WARPS", self.warps().to_string()),
-            ("UNROLL", self.unroll().to_string()),
+            ("STAGES", self.stages(shared_bytes_max).to_string()),
             ("ROW_TILES", self.row_tiles.to_string()),
             ("EPILOGUE", self.epilogue.to_string()),
         ]);
@@ -158,21 +184,21 @@ pub struct FewRowsKernels {
     blocks: usize,
 }
 
-pub(in crate::kernels) fn units(layouts: &[QuantizedLayout]) -> Vec<Unit> {
-    Variant::all(layouts).map(Variant::unit).collect()
+pub(in crate::kernels) fn units(options: &KernelOptions) -> Vec<Unit> {
+    Variant::all(&options.layouts).map(|variant| variant.unit(options.shared_bytes_max)).collect()
 }
 
 impl FewRowsKernels {
     pub(in crate::kernels) fn new(
         gpu: &Gpu,
-        layouts: &[QuantizedLayout],
+        options: &KernelOptions,
         next: &mut NextModule<'_>,
     ) -> Result<Self, Error> {
-        // So much shared memory that two blocks do not fit on a multiprocessor.
-        let alone = gpu.properties().shared_bytes_max / 2 + 1024;
-        let kernels: Result<_, Error> = Variant::all(layouts)
+        // At least so much shared memory that two blocks do not fit on a multiprocessor.
+        let alone = options.shared_bytes_max / 2 + 1024;
+        let kernels: Result<_, Error> = Variant::all(&options.layouts)
             .map(|variant| {
-                let shared_bytes = alone.max(variant.sums_bytes() as u32);
+                let shared_bytes = alone.max(variant.shared_bytes(options.shared_bytes_max) as u32);
                 Ok((variant, shared_bytes, next()?.kernel("few_rows", shared_bytes)?))
             })
             .collect();
@@ -246,5 +272,31 @@ impl FewRowsKernels {
         };
         // SAFETY: the sizes were checked above.
         unsafe { kernel.launch(stream, shape, arguments) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kernels::linear::{Scales, Zero};
+
+    use super::*;
+
+    #[test]
+    fn a_block_fits_every_generation() {
+        let layout =
+            |bits, scale_block, scales, zero| QuantizedLayout { bits, scale_block, scales, zero };
+        let layouts = [
+            layout(4, 32, Scales::Half, Zero::Minimum),
+            layout(8, 32, Scales::Half, Zero::Point(128)),
+            layout(5, 32, Scales::Nested, Zero::Minimum),
+            layout(6, 16, Scales::Nested, Zero::Point(32)),
+        ];
+        // Of compute capability 8.6, 8.0 and 9.0.
+        for shared_bytes_max in [99 << 10, 163 << 10, 227 << 10] {
+            for variant in Variant::all(&layouts) {
+                let bytes = variant.shared_bytes(shared_bytes_max) + STATIC_BYTES;
+                assert!(bytes <= shared_bytes_max as usize, "{variant:?} takes {bytes}");
+            }
+        }
     }
 }

@@ -54,31 +54,22 @@ struct QuantizedMatrix {
 
 // What a lane has of a record.
 struct LaneWeights {
-    uint4 quanta[PLANES];           // .x, .y, .z, .w: [half][part]
-    u32 high[HIGH_WORDS + 1];       // one more, for none is no array
-    u32 numbers[NUMBER_WORDS];      // [half][part][scales, minimum]
-    u32 outer[OUTER_HALVES + 1];    // [half][scale, minimum]
+    uint4 quanta[PLANES];                       // .x, .y, .z, .w: [half][part]
+    __align__(16) u32 numbers[NUMBER_WORDS];    // [half][part][scales, minimum]
+    __align__(8) u32 high[HIGH_WORDS + 1];      // one more, for none is no array
+    __align__(8) u32 outer[OUTER_HALVES + 1];   // [half][scale, minimum]
 };
 
 __device__ __forceinline__ void read_words(u32* words, const unsigned char* from, int count) {
-    if (count == 1) {
-        asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(words[0]) : "l"(from));
-    } else if (count == 2) {
-        asm volatile("ld.global.nc.v2.u32 {%0,%1}, [%2];" : "=r"(words[0]), "=r"(words[1]) : "l"(from));
-    } else if (count == 4) {
-        asm volatile("ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4];"
-                     : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "l"(from));
-    }
+    if (count == 1) words[0] = *(const u32*)from;
+    if (count == 2) *(uint2*)words = *(const uint2*)from;
+    if (count == 4) *(uint4*)words = *(const uint4*)from;
 }
 
 __device__ __forceinline__ void read_lane(LaneWeights& w, const unsigned char* record, const unsigned char* outer,
                                           int lane) {
 #pragma unroll
-    for (int plane = 0; plane < PLANES; plane++)
-        asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-                     : "=r"(w.quanta[plane].x), "=r"(w.quanta[plane].y), "=r"(w.quanta[plane].z),
-                       "=r"(w.quanta[plane].w)
-                     : "l"(record + plane * 512 + lane * 16));
+    for (int plane = 0; plane < PLANES; plane++) w.quanta[plane] = *(const uint4*)(record + plane * 512 + lane * 16);
     record += QUANTA_BYTES;
     read_words(w.high, record + lane * HIGH_WORDS * 4, HIGH_WORDS);
     record += HIGH_WORDS * 128;
@@ -170,6 +161,9 @@ __device__ __forceinline__ float minimum_of(const LaneWeights& w, int half, int 
 // A lane's weights of one step.
 struct Weights { LaneWeights tile[TILES]; };
 
+#define STORED_BYTES (RECORD_BYTES + OUTER_BYTES)
+#define SLOT_BYTES (TILES * STORED_BYTES)
+
 // Where a lane reads.
 struct Source {
     const QuantizedMatrix matrix;
@@ -191,14 +185,27 @@ struct Source {
         }
     }
 
-    __device__ __forceinline__ void read(Weights& w, const FewRowsArguments&, int step, bool any) const {
+    __device__ __forceinline__ void copy(u32 slot, const FewRowsArguments&, int step, bool any) const {
+        const bool inside = any && step < matrix.steps;
         const int record = step * RECORD_BYTES, outer = step / STEPS_PER_OUTER * OUTER_BYTES;
-        if (any && step < matrix.steps) {
 #pragma unroll
-            for (int tile = 0; tile < TILES; tile++)
-                read_lane(w.tile[tile], records[tile] + record, outers[tile] + outer, lane);
-        } else {
-            w = Weights{};
+        for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+            for (int first = 0; first < STORED_BYTES; first += 512) {
+                const int place = first + lane * 16;
+                const bool in_record = place < RECORD_BYTES;
+                const unsigned char* from =
+                    in_record ? records[tile] + record + place : outers[tile] + outer + place - RECORD_BYTES;
+                if (place < STORED_BYTES)
+                    copy_or_zero(slot + tile * STORED_BYTES + place, inside ? from : matrix.records, inside);
+            }
+    }
+
+    __device__ __forceinline__ void read(Weights& w, const unsigned char* slot) const {
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++) {
+            const unsigned char* record = slot + tile * STORED_BYTES;
+            read_lane(w.tile[tile], record, record + RECORD_BYTES, lane);
         }
     }
 

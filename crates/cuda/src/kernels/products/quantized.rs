@@ -8,7 +8,7 @@ use crate::{Address, DeviceBuffer, Error, Gpu, Kernel, Shape, Stream, Unit, kern
 /// Rows of a tile, which are outputs.
 pub const TILE_ROWS: usize = 16;
 /// Inputs of a record.
-const STEP: usize = 64;
+pub(super) const STEP: usize = 64;
 /// Inputs that an unpacked block has.
 const BLOCK: usize = 32;
 /// Steps that share outer scales.
@@ -80,6 +80,12 @@ impl Record {
 pub fn tile_bytes(layout: QuantizedLayout, columns: usize) -> (usize, usize) {
     let (record, steps) = (Record::new(layout), columns.div_ceil(STEP));
     (steps * record.bytes(), steps.div_ceil(STEPS_PER_OUTER) * record.outer_bytes())
+}
+
+/// Bytes that a product reads of a record and its outer scales.
+pub(super) fn stored_bytes(layout: QuantizedLayout) -> usize {
+    let record = Record::new(layout);
+    record.bytes() + record.outer_bytes()
 }
 
 /// Packs a tile: `unpack(row, block, &mut target)` gives 32 columns of one of its rows, of which there may be fewer
