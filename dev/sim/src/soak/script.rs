@@ -106,7 +106,8 @@ impl Script {
             prefix_cache: !random.chance(4),
             policy: PolicyKind::NAMES[random.any() as usize % PolicyKind::NAMES.len()].0,
             target_ms: random.between(0, 30),
-            draft: random.between(0, 6),
+            // From numbers of its own, so that all else of a script does not depend on it.
+            draft: Random::new(!seed).between(0, 6),
         };
         let (mut actions, mut stepped, mut arrived) = (Vec::new(), 0, 0);
         while stepped < steps {
@@ -130,12 +131,14 @@ impl Script {
 
 impl Arrival {
     fn random(id: u64, random: &mut Random) -> Self {
+        let (family, length) = (random.between(0, 5), random.spread(1, 60));
+        let seed = random.any() % 1_000_000;
         Self {
             id,
-            family: random.between(0, 5),
-            length: random.spread(1, 60),
-            seed: random.any() % 1_000_000,
-            repeats: random.chance(2),
+            family,
+            length,
+            seed,
+            repeats: seed.is_multiple_of(2),
             stops: (0..random.between(0, 2)).map(|_| random.between(0, VOCAB_SIZE - 1)).collect(),
             logprobs: random.chance(6),
             tokens_max: random.spread(1, 80),
