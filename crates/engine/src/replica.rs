@@ -205,11 +205,12 @@ impl Replica {
     /// Lets the numbers be seen, then the events: who reads an event finds the numbers as they were after it.
     fn publish(&mut self, events: Vec<(RequestId, RequestEvent)>) {
         let held = self.scheduler.waiting_new() as u32;
-        self.shared.give_back_places(self.places_held - held);
-        self.places_held = held;
+        let free = std::mem::replace(&mut self.places_held, held) - held;
         let tokens = events.iter().filter(|(_, e)| matches!(e, RequestEvent::Token { .. })).count();
         self.shared.numbers.generated_tokens.fetch_add(tokens as u64, Ordering::Relaxed);
         self.publish_numbers();
+        // Not before: a request that has just begun would be in neither number, and a drain would take it for ended.
+        self.shared.give_back_places(free);
         for explanation in self.scheduler.take_ended() {
             self.streams.explain(explanation);
         }
@@ -221,8 +222,7 @@ impl Replica {
         let counters = self.scheduler.counters();
         let (used, total) = self.scheduler.kv_blocks();
         let (running, waiting) = (self.scheduler.running() as u32, self.scheduler.waiting() as u32);
-        numbers.running.store(running, Ordering::Relaxed);
-        numbers.waiting_again.store(waiting - self.places_held, Ordering::Relaxed);
+        numbers.set_running_and_again(running, waiting - self.places_held);
         numbers.kv_blocks_used.store(used, Ordering::Relaxed);
         numbers.kv_blocks_total.store(total, Ordering::Relaxed);
         numbers.steps.store(counters.steps, Ordering::Relaxed);

@@ -86,8 +86,9 @@ pub(crate) struct Numbers {
     pub(crate) next_id: AtomicU64,
     /// Places taken among the new requests: by the handle when it lets one in, given back by the thread.
     places_taken: AtomicU32,
-    pub(crate) running: AtomicU32,
-    pub(crate) waiting_again: AtomicU32,
+    /// Those who run, above, and those who wait again, below: in one number, so that who goes from the ones to the
+    /// others is seen by whoever waits for the last.
+    running_and_again: AtomicU64,
     pub(crate) kv_blocks_used: AtomicU64,
     pub(crate) kv_blocks_total: AtomicU64,
     pub(crate) steps: AtomicU64,
@@ -99,6 +100,18 @@ pub(crate) struct Numbers {
     pub(crate) accepted_tokens: AtomicU64,
     pub(crate) executor_rebuilds: AtomicU64,
     service_rate: Mutex<ServiceRate>,
+}
+
+impl Numbers {
+    pub(crate) fn set_running_and_again(&self, running: u32, again: u32) {
+        let both = u64::from(running) << 32 | u64::from(again);
+        self.running_and_again.store(both, Ordering::Relaxed);
+    }
+
+    fn running_and_again(&self) -> (u32, u32) {
+        let both = self.running_and_again.load(Ordering::Relaxed);
+        ((both >> 32) as u32, both as u32)
+    }
 }
 
 impl Shared {
@@ -121,7 +134,7 @@ impl Shared {
     /// it is better told at once.
     pub(crate) fn take_place(&self, due: Option<Duration>) -> Result<(), Fault> {
         let places = self.numbers.places_taken.load(Ordering::Acquire);
-        let waiting = places + self.numbers.waiting_again.load(Ordering::Relaxed);
+        let waiting = places + self.numbers.running_and_again().1;
         let wait = self.service_rate().predicted_wait(waiting as usize);
         if let Some(due) = due.filter(|due| waiting > 0 && wait > *due) {
             let (wait_ms, due_ms) = (wait.as_millis(), due.as_millis());
@@ -139,7 +152,7 @@ impl Shared {
         match places.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more) {
             Ok(_) => Ok(()),
             Err(taken) => {
-                let waiting = taken + self.numbers.waiting_again.load(Ordering::Relaxed);
+                let waiting = taken + self.numbers.running_and_again().1;
                 let wait = self.service_rate().predicted_wait(waiting as usize);
                 Err(QueueFull { limit: self.waiting_max as usize, wait }.into())
             }
@@ -160,11 +173,13 @@ impl Shared {
 
     pub(crate) fn stats(&self) -> EngineStats {
         let numbers = &self.numbers;
+        // First the place, then who took it: a place is given back when its holder is counted among the others.
         let waiting_new = numbers.places_taken.load(Ordering::Acquire);
+        let (running, waiting_again) = numbers.running_and_again();
         EngineStats {
             state: self.state(),
-            running: numbers.running.load(Ordering::Relaxed),
-            waiting: waiting_new + numbers.waiting_again.load(Ordering::Relaxed),
+            running,
+            waiting: waiting_new + waiting_again,
             waiting_max: self.waiting_max,
             kv_blocks_used: numbers.kv_blocks_used.load(Ordering::Relaxed),
             kv_blocks_total: numbers.kv_blocks_total.load(Ordering::Relaxed),

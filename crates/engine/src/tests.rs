@@ -1,6 +1,7 @@
 //! The engine with a fake executor. A gate decides when a step ends, so nothing depends on time.
 
 mod recording;
+mod soak;
 
 use std::{
     pin::pin,

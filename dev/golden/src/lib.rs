@@ -4,7 +4,10 @@
 //! program from the same weights. Tests that need those weights run where `BRIGADE_TEST_GGUF` names the file (as
 //! `cargo xtask ci` does) and say so where they are skipped.
 
+pub mod bfloat16;
+mod conversion;
 pub mod drive;
+mod hugging_face;
 pub mod reference;
 pub mod tiny;
 

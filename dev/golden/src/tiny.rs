@@ -6,11 +6,13 @@ mod hugging_face;
 mod values;
 
 pub use gguf::{gguf_of, quantized_gguf};
-pub use hugging_face::{FloatFormat, folder, hugging_face};
+pub use hugging_face::{folder, hugging_face};
 
 use serde::Deserialize;
 use serde_json::Value;
 use types::TokenId;
+
+pub use crate::hugging_face::FloatFormat;
 
 /// A tiny model and what transformers makes of it.
 #[derive(Clone, Debug, Deserialize)]

@@ -48,6 +48,10 @@ pub(crate) fn command() -> Command {
                 .about("Times a model on the first GPU, beside what the GPU would allow")
                 .arg(model_argument())
                 .arg(switch("dummy", "Random weights: the model's file needs no tensors"))
+                .arg(switch(
+                    "no-target",
+                    "Steps take as long as they take, as for work that nobody waits for",
+                ))
                 .arg(switch("steps", "Only steps of several numbers of streams, without an engine"))
                 .arg(switch("profile", "Where the time of a step goes, by kernel family")),
         )

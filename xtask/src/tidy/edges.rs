@@ -7,7 +7,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("telemetry", &[]),
     ("device", &[]),
-    ("cuda", &["kernels"]),
     // The serving side.
     ("queue", &["types"]),
     ("kv", &["types"]),
@@ -20,6 +19,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("front", &["engine", "chat", "tokenizer", "telemetry", "types"]),
     // The computing side. It meets the serving side in `types::Executor` alone.
     ("kernels", &["device"]),
+    ("cuda", &["kernels"]),
     ("quant", &["kernels", "device", "types"]),
     ("weights", &["types"]),
     ("models", &["quant", "weights", "kernels", "device", "types"]),

@@ -363,7 +363,7 @@ impl Walker {
         Ok(model.kernels.few_rows.multiply(&model.stream, &product)?)
     }
 
-    /// A segment's products of many rows: one, but for a quantized matrix of which only a part is dequantized at a time.
+    /// A segment's products of many rows: one, but for a quantized matrix, of which a part at a time is dequantized.
     fn pieces<'a>(
         &self,
         linear: Linear<'_>,

@@ -7,30 +7,8 @@ use serde_json::Value;
 use types::DataType;
 use weights::{Weights, gguf::Builder};
 
-use super::{
-    Dimensions,
-    blocks::blocks,
-    hugging_face::{Named, tensors},
-};
-
-/// Names in Hugging Face checkpoints and in GGUF files.
-const NAMES: &[(&str, &str)] = &[
-    ("model.embed_tokens.", "token_embd."),
-    ("model.norm.", "output_norm."),
-    ("lm_head.", "output."),
-    ("model.layers.", "blk."),
-    ("self_attn.q_proj.", "attn_q."),
-    ("self_attn.k_proj.", "attn_k."),
-    ("self_attn.v_proj.", "attn_v."),
-    ("self_attn.o_proj.", "attn_output."),
-    ("self_attn.q_norm.", "attn_q_norm."),
-    ("self_attn.k_norm.", "attn_k_norm."),
-    ("mlp.gate_proj.", "ffn_gate."),
-    ("mlp.up_proj.", "ffn_up."),
-    ("mlp.down_proj.", "ffn_down."),
-    ("input_layernorm.", "attn_norm."),
-    ("post_attention_layernorm.", "ffn_norm."),
-];
+use super::{Dimensions, blocks::blocks, hugging_face::tensors};
+use crate::conversion::{gguf_name, is_reordered, neighbours_of_halves};
 
 /// The GGUF file of a tiny model, in 32-bit floats.
 ///
@@ -41,11 +19,11 @@ pub fn gguf_of(config: &Value) -> Weights {
     let dimensions = Dimensions::of(config);
     let is_llama = config["model_type"] == "llama";
     for mut tensor in tensors(config) {
-        if is_llama {
-            reorder(&mut tensor, dimensions);
+        if is_llama && is_reordered(&tensor.name) {
+            let row = tensor.shape.get(1).copied().unwrap_or(1);
+            tensor.elements = neighbours_of_halves(&tensor.elements, row, dimensions.head_dim);
         }
-        let name = NAMES.iter().fold(tensor.name, |name, (from, to)| name.replace(from, to));
-        builder.tensor_f32(&name, &tensor.shape, &tensor.elements);
+        builder.tensor_f32(&gguf_name(&tensor.name), &tensor.shape, &tensor.elements);
     }
     if let Some(factors) = rope_factors(config) {
         builder.tensor_f32("rope_freqs.weight", &[factors.len()], &factors);
@@ -66,7 +44,7 @@ pub fn quantized_gguf(data_type: DataType, dequantised: bool) -> Weights {
     });
     let mut builder = header(&config);
     for tensor in tensors(&config) {
-        let name = NAMES.iter().fold(tensor.name, |name, (from, to)| name.replace(from, to));
+        let name = gguf_name(&tensor.name);
         if tensor.shape.len() == 1 {
             builder.tensor_f32(&name, &tensor.shape, &tensor.elements);
             continue;
@@ -112,22 +90,6 @@ fn header(config: &Value) -> Builder {
         builder.set(&format!("{architecture}.rope.scaling.type"), "linear");
     }
     builder
-}
-
-/// Puts the rows of queries and keys in the order of these files: the two halves of a head take turns.
-fn reorder(tensor: &mut Named, dimensions: Dimensions) {
-    if !tensor.name.contains("q_proj") && !tensor.name.contains("k_proj") {
-        return;
-    }
-    let row = tensor.shape.get(1).copied().unwrap_or(1);
-    let head = dimensions.head_dim;
-    let reordered = tensor.elements.chunks_exact(head * row).flat_map(|elements| {
-        (0..head).flat_map(move |place| {
-            let from = place % 2 * (head / 2) + place / 2;
-            elements[from * row..][..row].iter().copied()
-        })
-    });
-    tensor.elements = reordered.collect();
 }
 
 /// How much each frequency of Llama 3.1's scaling is divided: files carry the result, not the parameters.

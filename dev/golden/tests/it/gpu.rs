@@ -5,6 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use cuda::Gpu;
 use engine::{Engine, EngineSettings, NewRequest, SchedulerSettings};
 use golden::{
+    bfloat16::smollm2_bfloat16,
     drive::{Circumstances, Generated, Job, run},
     reference, smollm2_file,
 };
@@ -18,14 +19,23 @@ use crate::real_model::{compare, jobs};
 /// Greedy tokens are compared up to the first whose margin is below this.
 const MARGIN: f32 = 0.5;
 
-fn model() -> Option<Arc<CudaModel>> {
-    let file = smollm2_file()?;
+/// The GPU, if there is one.
+fn gpu() -> Option<Arc<Gpu>> {
     if Gpu::count() == 0 {
         eprintln!("skipped: there is no GPU");
         return None;
     }
-    let gpu = Gpu::open(0).expect("the GPU can be used");
-    let weights = Weights::open(&file).expect("the file is a model");
+    Some(Gpu::open(0).expect("the GPU can be used"))
+}
+
+/// The model from its file.
+fn model() -> Option<Arc<CudaModel>> {
+    let file = smollm2_file()?;
+    let gpu = gpu()?;
+    Some(loaded(&gpu, &Weights::open(&file).expect("the file is a model")))
+}
+
+fn loaded(gpu: &Arc<Gpu>, weights: &Weights) -> Arc<CudaModel> {
     let kernel_cache = Some(std::env::temp_dir().join("brigade-kernel-tests"));
     let options = CudaLoadOptions {
         random: false,
@@ -33,7 +43,7 @@ fn model() -> Option<Arc<CudaModel>> {
         kernel_cache,
         progress: &mut |_, _| {},
     };
-    Some(Arc::new(CudaModel::load(&gpu, &weights, options).expect("the model can be loaded")))
+    Arc::new(CudaModel::load(gpu, weights, options).expect("the model can be loaded"))
 }
 
 fn options(slots_max: u32, kv_bytes: u64) -> CudaOptions {
@@ -57,6 +67,16 @@ fn the_gpu_stays_near_the_reference() {
     let jobs = jobs();
     let mut runner = runner(&model, jobs.len() as u32);
     let generated = run(&mut runner, &jobs, Circumstances::default());
+    compare(&generated, 0.02, MARGIN, None);
+}
+
+#[test]
+fn a_folder_in_bfloat16_stays_near_the_reference() {
+    let Some(gpu) = gpu() else { return };
+    let Some(weights) = smollm2_bfloat16() else { return };
+    let model = loaded(&gpu, weights);
+    let jobs = jobs();
+    let generated = run(&mut runner(&model, jobs.len() as u32), &jobs, Circumstances::default());
     compare(&generated, 0.02, MARGIN, None);
 }
 

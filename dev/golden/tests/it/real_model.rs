@@ -2,7 +2,9 @@
 
 use device::cpu::Rung;
 use golden::{
-    all_processors, cpu,
+    all_processors,
+    bfloat16::smollm2_bfloat16,
+    cpu,
     drive::{Circumstances, Generated, Job, run},
     load, reference, runner, smollm2_file,
 };
@@ -25,10 +27,13 @@ struct Tolerance {
 
 fn check(tolerance: &Tolerance) {
     let Some(file) = smollm2_file() else { return };
+    check_weights(&Weights::open(&file).expect("the file is a model"), tolerance);
+}
+
+fn check_weights(weights: &Weights, tolerance: &Tolerance) {
     let _alone = all_processors();
-    let weights = Weights::open(&file).expect("the file is a model");
     let cpu = cpu(tolerance.rung);
-    let model = load(&weights, &cpu, tolerance.compute);
+    let model = load(weights, &cpu, tolerance.compute);
     let jobs = jobs();
     let mut runner = runner(&cpu, &model, jobs.len() as u32, tolerance.kv_format);
     let generated = run(&mut runner, &jobs, Circumstances::default());
@@ -125,4 +130,39 @@ fn keys_and_values_of_8_bits_cost_little() {
         nll: 0.02,
         margin: 0.5,
     });
+}
+
+#[test]
+fn a_folder_in_bfloat16_agrees_on_the_reference_path() {
+    let Some(weights) = smollm2_bfloat16() else { return };
+    // What differs is the rounding of the weights alone; the kernels of the other rungs are compared above.
+    check_weights(
+        weights,
+        &Tolerance {
+            compute: Compute::F32,
+            kv_format: KvFormat::F32,
+            rung: Rung::HIGHEST,
+            top10: Some(0.1),
+            nll: 0.001,
+            margin: 0.1,
+        },
+    );
+}
+
+#[test]
+fn a_folder_in_bfloat16_stays_near_the_reference_on_the_fast_path() {
+    let Some(weights) = smollm2_bfloat16() else { return };
+    for &rung in &Rung::ALL[1..] {
+        check_weights(
+            weights,
+            &Tolerance {
+                compute: Compute::Native,
+                kv_format: KvFormat::Bf16,
+                rung,
+                top10: Some(0.15),
+                nll: 0.003,
+                margin: 0.2,
+            },
+        );
+    }
 }

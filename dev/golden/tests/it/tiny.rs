@@ -2,6 +2,7 @@
 
 use device::cpu::Rung;
 use golden::{
+    bfloat16::write_bfloat16,
     cpu,
     drive::{Circumstances, Generated, Job, run},
     load, runner,
@@ -99,6 +100,19 @@ fn gguf_files_are_the_same_models() {
         let tiny = tiny::named(name);
         assert_agrees(&tiny, &gguf_of(&tiny.config), Rung::HIGHEST);
     }
+}
+
+/// And back: names and rows are again those of the folder, and bfloat16 holds every element exactly.
+#[test]
+fn folders_made_of_gguf_files_are_the_same_models() {
+    let tiny = tiny::named("llama");
+    let gguf = gguf_of(&tiny.config);
+    let place = tempfile::tempdir().expect("there is room for temporary files");
+    write_bfloat16(&gguf, place.path());
+    let folder = Weights::open(place.path()).expect("the folder is sound");
+    assert_eq!(folder.tensors().len(), gguf.tensors().len());
+    assert!(folder.tensors().all(|tensor| tensor.data_type == DataType::BF16));
+    assert_agrees(&tiny, &folder, Rung::HIGHEST);
 }
 
 /// The comparison above can fail: a field of the configuration that was not heeded would show.

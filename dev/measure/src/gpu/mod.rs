@@ -63,7 +63,8 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<()> {
         profile::run(&model, &options, &ceilings, &model_work)?;
     }
     let begun = Instant::now();
-    let (engine, handle) = start(&model, &options)?;
+    let target = (!matches.get_flag("no-target")).then_some(TOKEN_LATENCY_TARGET);
+    let (engine, handle) = start(&model, &options, target)?;
     println!("runner ready in {}", seconds(begun.elapsed().as_secs_f64()));
     let memory = handle.memory();
     println!(
@@ -77,7 +78,11 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<()> {
     Ok(())
 }
 
-fn start(model: &Arc<CudaModel>, options: &CudaOptions) -> Result<(Engine, EngineHandle)> {
+fn start(
+    model: &Arc<CudaModel>,
+    options: &CudaOptions,
+    token_latency_target: Option<Duration>,
+) -> Result<(Engine, EngineHandle)> {
     let (model, options) = (Arc::clone(model), Mutex::new(options.clone()));
     let factory = move || -> Result<Box<dyn Executor>, Fault> {
         let options = options.lock().map_err(|_| Fault::internal("options"))?;
@@ -88,7 +93,7 @@ fn start(model: &Arc<CudaModel>, options: &CudaOptions) -> Result<(Engine, Engin
             step_tokens_max: STEP_TOKENS_MAX,
             prefill_chunk_max: STEP_TOKENS_MAX,
             running_max: SLOTS,
-            token_latency_target: Some(TOKEN_LATENCY_TARGET),
+            token_latency_target,
             ..SchedulerSettings::default()
         },
         ..EngineSettings::default()

@@ -14,7 +14,7 @@ const BLOCK: usize = 32;
 /// Steps that share outer scales.
 const STEPS_PER_OUTER: usize = 4;
 
-/// The weights of a product, `[rows][columns]`: of a column for each input, of a row for each output. Clones share them.
+/// The weights of a product, `[rows][columns]`: a column for each input, a row for each output. Clones share them.
 #[derive(Clone, Debug)]
 pub enum Matrix {
     /// bfloat16, row by row.
