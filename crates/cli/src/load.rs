@@ -97,6 +97,11 @@ pub(crate) fn load(
     let (engine, handle) = Engine::start(executors, scheduler, metrics.engine(&names[0]))?;
     let memory = handle.memory();
     let info = handle.info();
+    if draft_tokens_max(settings) > 0 && info.draft_tokens_max == 0 {
+        tracing::warn!(
+            "engine.speculation is set, but this device takes no drafts: nothing is guessed"
+        );
+    }
     let group = &info.cache_groups[0];
     let description = format!(
         "{}: {architecture}, {data_types}, {} weights, KV cache {} for {} tokens, context {}, {}, ready in {:.1} s",
@@ -125,6 +130,7 @@ fn engine_settings(settings: &Settings, device: &Device) -> Result<EngineSetting
             policy: policy(settings),
             tenant_weights: tenant_weights(settings)?,
             token_latency_target: device.token_latency_target(settings),
+            draft_tokens_max: draft_tokens_max(settings),
             ..defaults.scheduler
         },
         journal: journal_settings(settings),
@@ -142,6 +148,14 @@ fn journal_settings(settings: &Settings) -> JournalSettings {
             Some("ids") => TokenRecord::Ids,
             _ => TokenRecord::Hashes,
         },
+    }
+}
+
+/// How many tokens are guessed at once, if any are.
+fn draft_tokens_max(settings: &Settings) -> u32 {
+    match settings.text("engine.speculation") {
+        Some("ngram") => settings.count("engine.draft_tokens_max"),
+        _ => 0,
     }
 }
 

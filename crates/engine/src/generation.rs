@@ -9,7 +9,7 @@ use telemetry::Ending;
 use tokio::sync::mpsc::Receiver;
 use types::{Fault, FaultKind, RequestEvent, RequestId};
 
-use crate::command::Command;
+use crate::{PendingReport, command::Command};
 
 /// A request in the engine, as the one who asked sees it. Dropping it before its end aborts the request.
 #[derive(Debug)]
@@ -17,6 +17,7 @@ pub struct Generation {
     id: RequestId,
     events: Receiver<RequestEvent>,
     commands: mpsc::Sender<Command>,
+    report: Option<PendingReport>,
     ended: bool,
 }
 
@@ -25,13 +26,19 @@ impl Generation {
         id: RequestId,
         events: Receiver<RequestEvent>,
         commands: mpsc::Sender<Command>,
+        report: PendingReport,
     ) -> Self {
-        Self { id, events, commands, ended: false }
+        Self { id, events, commands, report: Some(report), ended: false }
     }
 
     /// The request's id in the engine.
     pub fn id(&self) -> RequestId {
         self.id
+    }
+
+    /// What will be known of the request when it has ended, in whatever way; the first time this is asked.
+    pub fn take_report(&mut self) -> Option<PendingReport> {
+        self.report.take()
     }
 
     /// The next event; `None` after the last, which is `Finished` or `Failed`. Safe to cancel.

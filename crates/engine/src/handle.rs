@@ -3,12 +3,16 @@
 use std::sync::{Arc, PoisonError, atomic::Ordering, mpsc};
 
 use telemetry::Rejection;
+use tokio::sync::oneshot;
 use types::{
     ExecutorInfo, Fault, FaultKind, MemoryReport, Request, RequestId, SamplingParams, Service,
     TokenId,
 };
 
-use crate::{EngineState, EngineStats, Generation, command::Command, shared::Shared};
+use crate::{
+    EngineState, EngineStats, Generation, Reports, command::Command, reports, shared::Shared,
+    streams::Reader,
+};
 
 /// A request as it comes in.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +27,8 @@ pub struct NewRequest {
     pub tokens_max: u32,
     /// How it is served among others.
     pub service: Service,
+    /// What it is called in reports; requests may share a label.
+    pub label: Arc<str>,
 }
 
 /// Submits requests to an engine. Cheap to clone.
@@ -52,7 +58,7 @@ impl EngineHandle {
             EngineState::Stopped => return Err(unavailable("the engine has stopped")),
             EngineState::Failed => return Err(unavailable("the engine has failed")),
         }
-        let NewRequest { prompt, sampling, tokens_max, service } = new;
+        let NewRequest { prompt, sampling, tokens_max, service, label } = new;
         let tokens_max = self
             .shared
             .limits
@@ -64,12 +70,27 @@ impl EngineHandle {
         let id = RequestId(self.shared.numbers.next_id.fetch_add(1, Ordering::Relaxed));
         // Room for every event there can be: the end of the prompt, its log-probabilities, the tokens, the end.
         let (events, receiver) = tokio::sync::mpsc::channel(tokens_max as usize + 3);
+        let (report, pending_report) = reports::pending();
+        let reader = Reader { label, events, report };
         let request = Request { id, prompt, sampling, tokens_max, service };
         let arrived = self.shared.clock.now();
         self.commands
-            .send(Command::Submit { request, arrived, events })
+            .send(Command::Submit { request, arrived, reader })
             .map_err(|_| unavailable("the engine has stopped"))?;
-        Ok(Generation::new(id, receiver, self.commands.clone()))
+        Ok(Generation::new(id, receiver, self.commands.clone(), pending_report))
+    }
+
+    /// What is known of the requests in the engine and of those that ended last: of all, or of those with this label,
+    /// at most `count_max`. The engine answers between two steps.
+    pub async fn reports(
+        &self,
+        label: Option<Arc<str>>,
+        count_max: usize,
+    ) -> Result<Reports, Fault> {
+        let gone = || Fault::new(FaultKind::Unavailable, "the engine has stopped");
+        let (answer, receiver) = oneshot::channel();
+        self.commands.send(Command::Report { label, count_max, answer }).map_err(|_| gone())?;
+        receiver.await.map_err(|_| gone())
     }
 
     /// The executor's limits.

@@ -20,6 +20,7 @@ mod executor_guard;
 mod generation;
 mod handle;
 mod replica;
+mod reports;
 mod settings;
 mod shared;
 mod streams;
@@ -29,7 +30,11 @@ pub mod testing;
 pub use engine::Engine;
 pub use generation::Generation;
 pub use handle::{EngineHandle, NewRequest};
-pub use scheduler::{PolicyKind, Settings as SchedulerSettings};
+pub use reports::{PendingReport, Reports, RequestReport};
+pub use scheduler::{
+    Cause, Explanation, Miss, Phase, PolicyKind, Preemption, PreemptionReason,
+    Settings as SchedulerSettings,
+};
 pub use settings::{EngineSettings, JournalSettings, TokenRecord};
 pub use shared::{EngineState, EngineStats};
 

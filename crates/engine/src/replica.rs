@@ -11,8 +11,8 @@ use journal::RecordedScheduler;
 use types::{Fault, FaultKind, RequestEvent, RequestId};
 
 use crate::{
-    EngineSettings, EngineState, command::Command, executor_guard::ExecutorGuard, shared::Shared,
-    streams::Streams,
+    EngineSettings, EngineState, Reports, RequestReport, command::Command,
+    executor_guard::ExecutorGuard, shared::Shared, streams::Streams,
 };
 
 /// A flood of commands must not keep the steps of others waiting.
@@ -87,10 +87,10 @@ impl Replica {
     fn is_told_to_stop(&mut self, command: Command) -> bool {
         let now = self.shared.clock.now();
         match command {
-            Command::Submit { request, arrived, events } => {
+            Command::Submit { request, arrived, reader } => {
                 let id = request.id;
                 self.places_held += 1;
-                self.streams.open(id, events, request.prompt.len(), arrived);
+                self.streams.open(id, reader, request.prompt.len(), arrived);
                 let outcome = if self.shared.state() == EngineState::Failed {
                     Err(failed())
                 } else {
@@ -101,8 +101,19 @@ impl Replica {
             }
             Command::Drop { id, ending } => {
                 self.scheduler.abort(id, now);
-                self.streams.close(id, ending, now);
                 self.publish(Vec::new());
+                self.streams.close(id, ending, now);
+            }
+            Command::Report { label, count_max, answer } => {
+                let wanted = |report: &Arc<RequestReport>| {
+                    label.as_ref().is_none_or(|label| *label == report.label)
+                };
+                let open = self.scheduler.explain(now);
+                let open = open.filter_map(|explanation| self.streams.open_report(explanation));
+                let all = open.chain(self.streams.recent().cloned());
+                let reports = all.filter(wanted).take(count_max).collect();
+                // Whoever asked may have lost patience.
+                let _gone = answer.send(Reports { now, reports });
             }
             Command::EndAll(fault) => {
                 let events = self.scheduler.end_all(&fault, now);
@@ -200,6 +211,9 @@ impl Replica {
         self.publish_numbers();
         // Not before: a request that has just begun would be in neither number, and a drain would take it for ended.
         self.shared.give_back_places(free);
+        for explanation in self.scheduler.take_ended() {
+            self.streams.explain(explanation);
+        }
         self.streams.deliver(events, self.shared.clock.now());
     }
 
@@ -218,6 +232,10 @@ impl Replica {
         let queried_before = numbers.prefix_queried_tokens.swap(queried, Ordering::Relaxed);
         let hits_before = numbers.prefix_hit_tokens.swap(hits, Ordering::Relaxed);
         metrics.prefixes(queried - queried_before, hits - hits_before);
+        let (drafted, accepted) = (counters.drafted_tokens, counters.accepted_tokens);
+        let drafted_before = numbers.drafted_tokens.swap(drafted, Ordering::Relaxed);
+        let accepted_before = numbers.accepted_tokens.swap(accepted, Ordering::Relaxed);
+        metrics.guesses(drafted - drafted_before, accepted - accepted_before);
         metrics.set_requests(running, waiting);
         metrics.set_kv_blocks(used, total);
         self.shared.set_service_rate(self.scheduler.service_rate());

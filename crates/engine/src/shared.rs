@@ -57,6 +57,10 @@ pub struct EngineStats {
     pub prefix_queried_tokens: u64,
     /// Of those, the ones that were cached.
     pub prefix_hit_tokens: u64,
+    /// Tokens guessed since the start.
+    pub drafted_tokens: u64,
+    /// Of those, the ones that were right.
+    pub accepted_tokens: u64,
     /// Times the executor failed and was built again since the start.
     pub executor_rebuilds: u64,
 }
@@ -92,6 +96,8 @@ pub(crate) struct Numbers {
     pub(crate) preemptions: AtomicU64,
     pub(crate) prefix_queried_tokens: AtomicU64,
     pub(crate) prefix_hit_tokens: AtomicU64,
+    pub(crate) drafted_tokens: AtomicU64,
+    pub(crate) accepted_tokens: AtomicU64,
     pub(crate) executor_rebuilds: AtomicU64,
     service_rate: Mutex<ServiceRate>,
 }
@@ -182,6 +188,8 @@ impl Shared {
             preemptions: numbers.preemptions.load(Ordering::Relaxed),
             prefix_queried_tokens: numbers.prefix_queried_tokens.load(Ordering::Relaxed),
             prefix_hit_tokens: numbers.prefix_hit_tokens.load(Ordering::Relaxed),
+            drafted_tokens: numbers.drafted_tokens.load(Ordering::Relaxed),
+            accepted_tokens: numbers.accepted_tokens.load(Ordering::Relaxed),
             executor_rebuilds: numbers.executor_rebuilds.load(Ordering::Relaxed),
         }
     }

@@ -42,6 +42,7 @@ impl FakeSettings {
                 context_max: 512,
                 vocab_size,
                 steps_in_flight_max: 1,
+                draft_tokens_max: 0,
             },
             failing_token: None,
             panicking_token: None,

@@ -4,22 +4,25 @@ mod recording;
 mod soak;
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    task::{Context, Poll, Waker},
     thread,
     time::Duration,
 };
 
-use telemetry::{EngineMetrics, Metrics};
+use telemetry::{Ending, EngineMetrics, Metrics};
 use types::{
     Executor, ExecutorInfo, Fault, FaultKind, FinishReason, MemoryReport, RequestEvent,
     SampledToken, SamplingParams, Service, StepOutcome, StepPlan, TokenId,
 };
 
 use crate::{
-    Engine, EngineHandle, EngineSettings, EngineState, Generation, NewRequest, SchedulerSettings,
+    Engine, EngineHandle, EngineSettings, EngineState, Generation, NewRequest, Phase,
+    RequestReport, SchedulerSettings,
     testing::{FakeExecutor, FakeSettings, StepGate, expected_output},
 };
 
@@ -50,7 +53,8 @@ fn fakes() -> [FakeSettings; 2] {
 fn request(seed: u64, prompt_len: usize, tokens_max: u32) -> NewRequest {
     let prompt = (0..prompt_len as u64).map(|at| ((seed * 13 + at * 5) % 900) as TokenId).collect();
     let sampling = SamplingParams { seed, ..SamplingParams::default() };
-    NewRequest { prompt, sampling, tokens_max, service: Service::default() }
+    let (service, label) = (Service::default(), seed.to_string().into());
+    NewRequest { prompt, sampling, tokens_max, service, label }
 }
 
 fn expected(request: &NewRequest) -> Vec<TokenId> {
@@ -465,4 +469,65 @@ fn what_happens_is_counted() {
     ] {
         assert!(text.lines().any(|shown| shown == line), "{line}\nis not in\n{text}");
     }
+}
+
+/// What a future gives that another thread brings to its end; after it was begun, `then` is done once.
+fn wait_for<T>(future: impl Future<Output = T>, then: impl FnOnce()) -> T {
+    let (mut future, mut then) = (pin!(future), Some(then));
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => thread::yield_now(),
+        }
+        if let Some(then) = then.take() {
+            then();
+        }
+    }
+}
+
+#[test]
+fn requests_are_reported_while_they_are_there_and_afterwards() {
+    let (gate, permits) = StepGate::closed();
+    let one_slot = SchedulerSettings { running_max: 1, ..SchedulerSettings::default() };
+    let settings = EngineSettings { scheduler: one_slot, ..settings() };
+    let fake = FakeSettings { gate: Some(gate), ..fake() };
+    let (engine, handle) =
+        Engine::start(fake.factory(), settings, EngineMetrics::unregistered()).unwrap();
+    let mut first = handle.submit(request(1, 4, 2)).unwrap();
+    let mut second = handle.submit(request(2, 4, 50)).unwrap();
+    let third = handle.submit(request(3, 4, 50)).unwrap();
+    let mut reports: Vec<_> =
+        [&mut first, &mut second].map(|generation| generation.take_report().unwrap()).into();
+    assert!(first.take_report().is_none(), "there is one");
+    permits.let_through(3);
+    token(&mut second);
+    let seen = |label: Option<&str>, count_max| {
+        // The engine answers when the step under way has ended.
+        let answer = handle.reports(label.map(Into::into), count_max);
+        let found = wait_for(answer, || permits.let_through(1)).unwrap();
+        let each = |report: &Arc<RequestReport>| {
+            (report.label.to_string(), report.explanation.phase, report.ending)
+        };
+        found.reports.iter().map(each).collect::<Vec<_>>()
+    };
+    let (ended, stopped) = (Phase::Ended, Some(Ending::Stop));
+    let finished = ("1".to_owned(), ended, Some(Ending::Length));
+    let running = ("2".to_owned(), Phase::Running, None);
+    let waiting = ("3".to_owned(), Phase::Waiting, None);
+    assert_eq!(seen(None, 9), [running, waiting.clone(), finished.clone()]);
+    assert_eq!(seen(None, 1).len(), 1);
+    assert_eq!(seen(Some("1"), 9), [finished]);
+    assert_eq!(seen(Some("3"), 9), [waiting]);
+    assert_eq!(seen(Some("4"), 9), []);
+    second.complete();
+    drop(third);
+    drop(permits);
+    let report = wait_for(reports.remove(1).wait(), || {}).unwrap();
+    assert_eq!((&*report.label, report.ending), ("2", stopped));
+    let report = wait_for(reports.remove(0).wait(), || {}).unwrap();
+    let explanation = &report.explanation;
+    assert_eq!((&*report.label, explanation.generated_tokens), ("1", 2));
+    assert_eq!(explanation.times.total(), explanation.until - explanation.arrived);
+    engine.shutdown();
+    wait_for(handle.reports(None, 9), || {}).unwrap_err();
 }

@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use axum::{
@@ -17,12 +18,15 @@ use axum::{
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use telemetry::HttpMetrics;
+use tokio::{runtime::Handle, time::timeout};
 use tracing::{Instrument, info, info_span};
 
-use crate::{Error, caller::Caller, fault, record::Record, state::FrontState};
+use crate::{Error, caller::Caller, explain, fault, record::Record, state::FrontState};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_LENGTH_MAX: usize = 128;
+/// A log line waits at most so long for what the engine has to say.
+const REPORTS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The error behind an answer, left by whoever made the answer.
 #[derive(Clone)]
@@ -70,8 +74,35 @@ pub(crate) async fn authorize(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let keys = &state.settings().api_keys;
-    let given = bearer(request.headers());
+    match known_key(&state.settings().api_keys, request.headers()) {
+        Ok(known) => {
+            let caller = Caller::new(request.headers(), known);
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(error) => error.into_response(),
+    }
+}
+
+/// Goes around the routes for those who run the server, which tell of everybody's requests.
+pub(crate) async fn administer(
+    State(state): State<FrontState>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let settings = state.settings();
+    if settings.admin_keys.is_empty() && !settings.api_keys.is_empty() {
+        return Error::AdminClosed.into_response();
+    }
+    match known_key(&settings.admin_keys, request.headers()) {
+        Ok(_) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
+}
+
+/// Which of the keys a request came with; nothing where none is asked for.
+fn known_key(keys: &[String], headers: &HeaderMap) -> Result<Option<usize>, Error> {
+    let given = bearer(headers);
     // Every key is compared in full, so that the time taken tells nothing.
     let known = given.and_then(|given| {
         keys.iter().enumerate().fold(None, |known, (index, key)| {
@@ -79,11 +110,9 @@ pub(crate) async fn authorize(
         })
     });
     if known.is_none() && !keys.is_empty() {
-        return Error::Unauthorized { given: given.is_some() }.into_response();
+        return Err(Error::Unauthorized { given: given.is_some() });
     }
-    let caller = Caller::new(request.headers(), known);
-    request.extensions_mut().insert(caller);
-    next.run(request).await
+    Ok(known)
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -130,11 +159,40 @@ struct Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let Self { metrics, method, route, status, complete, record, span } = self;
-        let duration = record.started.elapsed();
-        metrics.finished(method, route, status.as_u16(), duration);
+        let duration = self.record.started.elapsed();
+        self.metrics.finished(self.method, &self.route, self.status.as_u16(), duration);
+        let line = LogLine {
+            status: self.status.as_u16(),
+            complete: self.complete,
+            duration,
+            record: Arc::clone(&self.record),
+            span: self.span.clone(),
+        };
+        // What the engine has to say comes when it is done with the request, in a step or so. Without a runtime, or
+        // when it ends, the line is written as it is.
+        if line.record.awaits_reports()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(async move {
+                let _late = timeout(REPORTS_TIMEOUT, line.record.reports()).await;
+            });
+        }
+    }
+}
+
+/// The line in the log; written when it is dropped.
+struct LogLine {
+    status: u16,
+    complete: bool,
+    duration: Duration,
+    record: Arc<Record>,
+    span: tracing::Span,
+}
+
+impl Drop for LogLine {
+    fn drop(&mut self) {
+        let &mut Self { status, complete, duration, ref record, ref span } = self;
         let _in_span = span.enter();
-        let status = status.as_u16();
         let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let model = record.model();
         let first_token_ms = record.first_token_ms();
@@ -142,6 +200,15 @@ impl Drop for Watch {
         let cached_tokens = record.cached_tokens();
         let error = record.error();
         let error = error.as_deref();
+        // Of several answers, the one that took longest.
+        let slowest = record.slowest();
+        let slowest = slowest.as_ref().map(|report| &report.explanation);
+        let time = slowest.map(explain::line);
+        let steps = slowest.map(|explanation| explanation.steps.count());
+        let others_max = slowest.map(|explanation| explanation.steps.others_max);
+        let preemptions = slowest.map(|explanation| explanation.preemptions);
+        let miss = slowest.and_then(|explanation| explanation.prefix.miss);
+        let prefix_miss = miss.map(|miss| explain::miss_name(miss, true));
         info!(
             status,
             complete,
@@ -151,6 +218,11 @@ impl Drop for Watch {
             prompt_tokens,
             cached_tokens,
             output_tokens,
+            time,
+            steps,
+            others_max,
+            preemptions,
+            prefix_miss,
             error,
             "request finished"
         );

@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, HeaderName};
 use types::Service;
 
 const TENANT: HeaderName = HeaderName::from_static("x-tenant-id");
+const EXPLAIN: HeaderName = HeaderName::from_static("x-brigade-explain");
 const TENANT_BYTES_MAX: usize = 128;
 
 /// Who sent a request, as far as its headers tell.
@@ -15,6 +16,8 @@ pub(crate) struct Caller {
     pub(crate) key: Option<usize>,
     /// As a gateway names it.
     header: Option<String>,
+    /// It wants to know where its time went.
+    pub(crate) explain: bool,
 }
 
 /// What a request's body says of its own service.
@@ -33,7 +36,8 @@ impl Caller {
     pub(crate) fn new(headers: &HeaderMap, key: Option<usize>) -> Self {
         let header = headers.get(TENANT).and_then(|value| value.to_str().ok());
         let header = header.filter(|text| (1..=TENANT_BYTES_MAX).contains(&text.len()));
-        Self { key, header: header.map(str::to_owned) }
+        let explain = headers.get(EXPLAIN).is_some_and(|value| value == "true" || value == "1");
+        Self { key, header: header.map(str::to_owned), explain }
     }
 
     /// How a request is to be served. A key is proof of who sent it; without keys, the header is believed, and then the
@@ -57,7 +61,7 @@ mod tests {
         let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let (user, cache_salt) = (given(user), given(salt));
         let wishes = Wishes { priority: 3, user, cache_salt, ..Wishes::default() };
-        let service = Caller { key, header: given(header) }.service(wishes);
+        let service = Caller { key, header: given(header), explain: false }.service(wishes);
         assert_eq!(service.priority, 3);
         (service.tenant.to_string(), service.cache_salt.to_string())
     }

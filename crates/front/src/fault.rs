@@ -112,6 +112,11 @@ pub enum Error {
         /// Whether the request had a key at all.
         given: bool,
     },
+    /// Keys are asked for, and none is set for the administrator's routes.
+    #[error(
+        "the routes under /admin want an admin key, and this server has none: start it with --admin-key"
+    )]
+    AdminClosed,
     /// What the engine or another part reports.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -166,6 +171,7 @@ impl Error {
             }
             Self::BodyInterrupted { .. } => Row::new(S::BAD_REQUEST, BAD, None),
             Self::Unauthorized { .. } => Row::new(S::UNAUTHORIZED, BAD, Some("invalid_api_key")),
+            Self::AdminClosed => Row::new(S::FORBIDDEN, BAD, Some("admin_key_not_set")),
             Self::ModelNotFound { .. } => Row::new(S::NOT_FOUND, BAD, Some("model_not_found")),
             Self::RouteNotFound { .. } => Row::new(S::NOT_FOUND, BAD, Some("route_not_found")),
             Self::MethodNotAllowed { .. } => {

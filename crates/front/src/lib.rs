@@ -13,6 +13,7 @@ mod access;
 mod admin;
 mod body;
 mod caller;
+mod explain;
 mod fault;
 mod generate;
 mod json;

@@ -1,12 +1,15 @@
 //! What is remembered of one HTTP request, for its log line.
 
 use std::{
+    collections::VecDeque,
     sync::{
-        Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
 };
+
+use engine::{PendingReport, RequestReport};
 
 /// Filled in on the way, read once at the end.
 #[derive(Debug)]
@@ -21,6 +24,14 @@ pub(crate) struct Record {
     first_token: OnceLock<Instant>,
     /// The first thing that went wrong.
     error: Mutex<Option<String>>,
+    /// What the engine will say of the answers, and what it has said, in their order.
+    reports: tokio::sync::Mutex<Reports>,
+}
+
+#[derive(Debug, Default)]
+struct Reports {
+    pending: VecDeque<PendingReport>,
+    known: Vec<Arc<RequestReport>>,
 }
 
 impl Record {
@@ -34,6 +45,7 @@ impl Record {
             output_tokens: AtomicU64::new(0),
             first_token: OnceLock::new(),
             error: Mutex::new(None),
+            reports: tokio::sync::Mutex::default(),
         }
     }
 
@@ -55,6 +67,34 @@ impl Record {
             self.first_token.get_or_init(|| now);
             self.output_tokens.fetch_add(count as u64, Ordering::Relaxed);
         }
+    }
+
+    /// The engine will have something to say of one more answer.
+    pub(crate) fn expect_report(&self, report: PendingReport) {
+        let mut reports = self.reports.try_lock().expect("nobody waits before all are expected");
+        reports.pending.push_back(report);
+    }
+
+    /// Whether the engine still has something to say.
+    pub(crate) fn awaits_reports(&self) -> bool {
+        self.reports.try_lock().is_ok_and(|reports| !reports.pending.is_empty())
+    }
+
+    /// Waits for what the engine has to say of each answer, when it has ended. Safe to cancel.
+    pub(crate) async fn reports(&self) -> Vec<Arc<RequestReport>> {
+        let mut reports = self.reports.lock().await;
+        while let Some(pending) = reports.pending.front_mut() {
+            let report = pending.wait().await;
+            reports.pending.pop_front();
+            reports.known.extend(report);
+        }
+        reports.known.clone()
+    }
+
+    /// Of the answers that the engine has spoken of, the one that took longest.
+    pub(crate) fn slowest(&self) -> Option<Arc<RequestReport>> {
+        let reports = self.reports.try_lock().ok()?;
+        reports.known.iter().max_by_key(|report| report.explanation.times.total()).cloned()
     }
 
     pub(crate) fn set_error(&self, message: &str) {

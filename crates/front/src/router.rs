@@ -30,6 +30,11 @@ pub fn router(state: FrontState) -> Router {
         .route("/detokenize", post(tokens::detokenize))
         .method_not_allowed_fallback(method_not_allowed)
         .route_layer(middleware::from_fn_with_state(state.clone(), access::authorize));
+    let admin = Router::new()
+        .route("/admin/requests", get(admin::requests::list))
+        .route("/admin/requests/{id}", get(admin::requests::get))
+        .method_not_allowed_fallback(method_not_allowed)
+        .route_layer(middleware::from_fn_with_state(state.clone(), access::administer));
     let open = Router::new()
         .route("/health", get(admin::health))
         .route("/ready", get(admin::ready))
@@ -37,6 +42,7 @@ pub fn router(state: FrontState) -> Router {
         .route("/metrics", get(admin::metrics));
     let cors = state.settings().cors.then(CorsLayer::permissive);
     let mut router = guarded
+        .merge(admin)
         .merge(open)
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(route_not_found)

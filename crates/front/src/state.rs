@@ -89,6 +89,9 @@ pub struct FrontSettings {
     pub drain_timeout: Duration,
     /// Keys that open the routes under `/v1` and the token routes; none means no key is asked for.
     pub api_keys: Vec<String>,
+    /// Keys that open the routes under `/admin`. With none these routes are as open as the others if no key is asked
+    /// for at all, and else closed: whoever may use the server may not see what others do.
+    pub admin_keys: Vec<String>,
     /// Let web pages from anywhere call this server.
     pub cors: bool,
 }
@@ -106,6 +109,7 @@ impl Default for FrontSettings {
             keep_alive_interval: Duration::from_secs(15),
             drain_timeout: Duration::from_secs(30),
             api_keys: Vec::new(),
+            admin_keys: Vec::new(),
             cors: false,
         }
     }
@@ -196,6 +200,12 @@ impl FrontState {
     /// The date in seconds since 1970.
     pub(crate) fn unix_seconds(&self) -> u64 {
         self.source().now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+
+    /// The date in milliseconds since 1970.
+    pub(crate) fn unix_ms(&self) -> u64 {
+        let since = self.source().now().duration_since(UNIX_EPOCH);
+        since.map_or(0, |since| since.as_millis().try_into().unwrap_or(u64::MAX))
     }
 
     /// Takes a place among the requests under way, or says why there is none.

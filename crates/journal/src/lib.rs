@@ -10,7 +10,8 @@
 //!
 //! No text is in a journal. Tokens are by default: a hash of all tokens before and this one, under a key that is drawn
 //! at start and written nowhere. That tells which prompts begin alike, and for how long, which is what the KV cache
-//! looks at, and nothing else of them. Tenants and salts are hashed as well. See [`TokenRecord`].
+//! looks at, and nothing else of them. Where next tokens are guessed, it also tells which tokens of one text are the
+//! same, which is what guesses look at. Tenants and salts are hashed as well. See [`TokenRecord`].
 
 mod encoding;
 mod error;

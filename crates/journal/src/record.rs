@@ -71,7 +71,8 @@ pub enum Record {
 /// A plan, as far as it can be told from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlanMark {
-    /// The check sum of all of it: slots, positions, block ids, draws; not of the tokens of admissions.
+    /// The check sum of all of it: slots, positions, block ids, draws, lengths of drafts; not of the
+    /// tokens of admissions and drafts, which may be hidden.
     pub digest: u32,
     /// Its items.
     pub items: u32,
@@ -93,10 +94,11 @@ impl PlanMark {
             out.number(*prompt_len);
         });
         scratch.list(items.iter(), |out, item| {
-            let WorkItem { slot, positions, block_tables, sample } = item;
+            let WorkItem { slot, positions, draft, block_tables, sample } = item;
             out.number(slot.0);
             out.number(positions.start);
             out.number(positions.end);
+            out.number(draft.len() as u64);
             out.flag(*sample);
             out.list(block_tables.iter(), |out, table| {
                 out.list(table.iter(), |out, block| out.word(block.0));

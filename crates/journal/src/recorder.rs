@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use scheduler::{Error, Scheduler, Settings};
+use scheduler::{Error, Explanation, Scheduler, Settings};
 use types::{
     ExecutorInfo, Fault, Request, RequestEvent, RequestId, SamplingParams, Service, StepOutcome,
     StepPlan,
@@ -35,7 +35,9 @@ pub struct Recorder {
 impl Recorder {
     /// A recorder for a scheduler that is made of `info` and `settings`.
     pub fn new(info: &ExecutorInfo, settings: &Settings, tokens: TokenRecord) -> Self {
-        let hider = (tokens == TokenRecord::Hashes).then(|| Hider::new(info.vocab_size));
+        let guesses = settings.draft_tokens_max > 0 && info.draft_tokens_max > 0;
+        let hider = || Hider::new(info.vocab_size, guesses);
+        let hider = (tokens == TokenRecord::Hashes).then(hider);
         let tenant_weights = match &hider {
             Some(hider) => {
                 let weights = settings.tenant_weights.iter();
@@ -133,22 +135,22 @@ impl RecordedScheduler {
         result
     }
 
-    /// [`Scheduler::abort`], at `now`.
+    /// [`Scheduler::abort`].
     pub fn abort(&mut self, id: RequestId, now: Duration) -> bool {
-        let found = self.scheduler.abort(id);
+        let found = self.scheduler.abort(id, now);
         if let Some(recorder) = &mut self.recorder {
             recorder.push(&Record::Abort { now, id, found });
         }
         found
     }
 
-    /// [`Scheduler::end_all`], at `now`.
+    /// [`Scheduler::end_all`].
     pub fn end_all(&mut self, fault: &Fault, now: Duration) -> Vec<(RequestId, RequestEvent)> {
         if let Some(recorder) = &mut self.recorder {
             recorder.push(&Record::EndAll { now, message: fault.message.clone() });
             recorder.flush();
         }
-        self.scheduler.end_all(fault)
+        self.scheduler.end_all(fault, now)
     }
 
     /// [`Scheduler::plan`].
@@ -200,6 +202,11 @@ impl RecordedScheduler {
             recorder.flush();
         }
         self.scheduler.requeue_all(fault, now)
+    }
+
+    /// [`Scheduler::take_ended`]: decides nothing, so it is not recorded.
+    pub fn take_ended(&mut self) -> Vec<Explanation> {
+        self.scheduler.take_ended()
     }
 }
 

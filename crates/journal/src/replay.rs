@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use scheduler::Scheduler;
+use scheduler::{Explanation, Scheduler};
 use types::{Fault, FaultKind, FinishReason, Request, RequestEvent, RequestId, StepId, StepPlan};
 
 use crate::{
@@ -47,7 +47,7 @@ pub struct Step {
     pub ended: Option<Duration>,
     /// Positions computed of prompts, and of sequences computed again.
     pub prompt_positions: u32,
-    /// Positions for next tokens.
+    /// Positions for next tokens, those of drafts among them.
     pub token_positions: u32,
     /// KV blocks in use once it was planned.
     pub blocks_used: u64,
@@ -78,6 +78,8 @@ pub struct Life {
     pub spans: Vec<Span>,
     /// When it ended, and how.
     pub ended: Option<(Duration, Ending)>,
+    /// Where its time went, once it has ended.
+    pub explanation: Option<Explanation>,
 }
 
 /// A stretch of time in which a request did one thing.
@@ -187,6 +189,16 @@ fn same<T: PartialEq>(
 
 impl Run {
     fn apply(&mut self, record: &Record) -> Result<(), Difference> {
+        let result = self.tell(record);
+        for explanation in self.scheduler.take_ended() {
+            if let Some(life) = self.replay.requests.get_mut(&explanation.id) {
+                life.explanation = Some(explanation);
+            }
+        }
+        result
+    }
+
+    fn tell(&mut self, record: &Record) -> Result<(), Difference> {
         match record {
             Record::Submit { now, request, accepted } => {
                 self.now = self.now.max(*now);
@@ -194,7 +206,7 @@ impl Run {
             }
             Record::Abort { now, id, found } => {
                 self.now = *now;
-                let really = self.scheduler.abort(*id);
+                let really = self.scheduler.abort(*id, *now);
                 self.end(*id, Ending::Aborted);
                 same(found, &really, |found| {
                     format!(
@@ -205,7 +217,7 @@ impl Run {
             }
             Record::EndAll { now, message } => {
                 self.now = *now;
-                let events = self.scheduler.end_all(&fault(message));
+                let events = self.scheduler.end_all(&fault(message), *now);
                 self.take(&events);
             }
             Record::Plan { now, mark } => {
@@ -270,6 +282,7 @@ impl Run {
             preemptions: 0,
             spans: vec![Span { phase: Phase::Waits, from: now }],
             ended: None,
+            explanation: None,
         };
         self.replay.requests.insert(id, life);
         Ok(())
@@ -312,7 +325,8 @@ impl Run {
         let mut running = Vec::with_capacity(plan.items.len());
         for item in &plan.items {
             let count = item.positions.len() as u32;
-            let phase = if item.sample && count == 1 { Phase::Tokens } else { Phase::Prompt };
+            let phase =
+                if item.sample && item.known().len() == 1 { Phase::Tokens } else { Phase::Prompt };
             match phase {
                 Phase::Tokens => step.token_positions += count,
                 _ => step.prompt_positions += count,

@@ -42,15 +42,18 @@ impl Setup {
             context_max,
             vocab_size,
             steps_in_flight_max,
+            draft_tokens_max,
         } = info;
         out.list(cache_groups.iter(), |out, group| {
             out.number(group.blocks);
             out.number(group.block_tokens);
             out.number(group.blocks_kept);
         });
-        for limit in [step_tokens_max, slots_max, context_max, vocab_size, steps_in_flight_max] {
+        for limit in [step_tokens_max, slots_max, context_max, vocab_size] {
             out.number(*limit);
         }
+        out.number(*steps_in_flight_max);
+        out.number(*draft_tokens_max);
         let Settings {
             step_tokens_max,
             prefill_chunk_max,
@@ -62,6 +65,7 @@ impl Setup {
             policy,
             tenant_weights,
             token_latency_target,
+            draft_tokens_max,
         } = settings;
         for limit in [step_tokens_max, prefill_chunk_max, running_max, waiting_max] {
             out.number(*limit);
@@ -76,6 +80,7 @@ impl Setup {
             out.number(*weight);
         });
         out.optional(*token_latency_target, Output::time);
+        out.number(*draft_tokens_max);
     }
 
     pub(crate) fn decode(input: &mut Input<'_>) -> Read<Self> {
@@ -95,6 +100,7 @@ impl Setup {
             context_max: input.number()?,
             vocab_size: input.number()?,
             steps_in_flight_max: input.number()?,
+            draft_tokens_max: input.number()?,
         };
         let settings = Settings {
             step_tokens_max: input.number()?,
@@ -110,6 +116,7 @@ impl Setup {
                 .into_iter()
                 .collect::<BTreeMap<_, _>>(),
             token_latency_target: input.optional(|input| -> Read<Duration> { input.time() })?,
+            draft_tokens_max: input.number()?,
         };
         Ok(Self { version, tokens, info, settings })
     }

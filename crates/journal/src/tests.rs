@@ -2,14 +2,18 @@
 
 use std::{os::unix::fs::PermissionsExt, time::Duration};
 
-use scheduler::{PolicyKind, Scheduler, Settings, testing::FakeModel};
+use scheduler::{
+    Explanation, PolicyKind, Scheduler, Settings,
+    testing::{FakeModel, REPETITIVE, expected_output},
+};
 use types::{
-    CacheGroup, ExecutorInfo, Fault, Request, RequestId, SamplingParams, Service, StepPlan,
+    CacheGroup, ExecutorInfo, Fault, Request, RequestId, SamplingParams, Service, StepPlan, TokenId,
 };
 
 use crate::{
-    Damage, Error, Journal, Phase, RecordedScheduler, Recorder, Replay, TokenRecord,
+    Damage, Ending, Error, Journal, Phase, RecordedScheduler, Recorder, Replay, TokenRecord,
     encoding::{Output, framed},
+    hiding::Hider,
     journal::opening,
     record::Record,
     replay, show,
@@ -30,8 +34,8 @@ impl Numbers {
 }
 
 /// A run with arrivals, shared beginnings, second turns, aborts, preemptions and lost executors. The journal as bytes,
-/// and how many were preempted.
-fn run(seed: u64, tokens: TokenRecord) -> (Vec<u8>, u64) {
+/// how many were preempted, and where the time of those that ended went.
+fn run(seed: u64, tokens: TokenRecord) -> (Vec<u8>, u64, Vec<Explanation>) {
     let mut numbers = Numbers(seed);
     let info = ExecutorInfo {
         cache_groups: vec![CacheGroup { blocks: 24, block_tokens: 4, blocks_kept: 16 }],
@@ -40,6 +44,7 @@ fn run(seed: u64, tokens: TokenRecord) -> (Vec<u8>, u64) {
         context_max: 90,
         vocab_size: VOCAB_SIZE,
         steps_in_flight_max: 1 + (seed % 2) as u32,
+        draft_tokens_max: 6,
     };
     let policies = PolicyKind::NAMES;
     let settings = Settings {
@@ -48,6 +53,7 @@ fn run(seed: u64, tokens: TokenRecord) -> (Vec<u8>, u64) {
         policy: policies[seed as usize % policies.len()].1,
         tenant_weights: [("tenant 1".into(), 3)].into(),
         token_latency_target: Some(Duration::from_millis(10)),
+        draft_tokens_max: if seed.is_multiple_of(4) { 5 } else { 0 },
         ..Settings::default()
     };
     let mut recorder = Recorder::new(&info, &settings, tokens);
@@ -57,7 +63,7 @@ fn run(seed: u64, tokens: TokenRecord) -> (Vec<u8>, u64) {
     let mut scheduler = RecordedScheduler::new(scheduler, &info, Some(recorder));
     let mut model = FakeModel::new(info.clone());
     let mut under_way: Vec<StepPlan> = Vec::new();
-    let (mut now, mut next) = (Duration::ZERO, 0);
+    let (mut now, mut next, mut ended) = (Duration::ZERO, 0, Vec::new());
     for round in 0..600 {
         if round < 500 && numbers.below(3) == 0 {
             let family = numbers.below(3) as u32;
@@ -67,7 +73,7 @@ fn run(seed: u64, tokens: TokenRecord) -> (Vec<u8>, u64) {
                     .map(|at| 100 + family * 50 + at)
                     .collect(),
                 sampling: SamplingParams {
-                    seed: numbers.below(1000),
+                    seed: numbers.below(1000) | if next % 2 == 0 { REPETITIVE } else { 0 },
                     stop_token_ids: vec![STOP, 8, 9],
                     prompt_logprobs: (numbers.below(5) == 0).then_some(1),
                     ..SamplingParams::default()
@@ -99,10 +105,11 @@ fn run(seed: u64, tokens: TokenRecord) -> (Vec<u8>, u64) {
             let outcome = model.run(&under_way.remove(0));
             scheduler.commit(outcome, now).unwrap();
         }
+        ended.extend(scheduler.take_ended());
     }
     let preemptions = scheduler.counters().preemptions;
     let bytes = ring.lock().unwrap().snapshot();
-    (bytes, preemptions)
+    (bytes, preemptions, ended)
 }
 
 fn replayed(bytes: &[u8]) -> Replay {
@@ -111,10 +118,10 @@ fn replayed(bytes: &[u8]) -> Replay {
 
 #[test]
 fn every_plan_is_made_again() {
-    let mut preemptions = 0;
+    let (mut preemptions, mut accepted) = (0, 0);
     for seed in 0..20 {
         for tokens in [TokenRecord::Hashes, TokenRecord::Ids] {
-            let (bytes, preempted) = run(seed, tokens);
+            let (bytes, preempted, ended) = run(seed, tokens);
             let journal = Journal::read(&bytes).unwrap();
             assert_eq!(journal.damage, None);
             let replay = replay(&journal, true).unwrap();
@@ -122,10 +129,81 @@ fn every_plan_is_made_again() {
             assert!(replay.steps.len() > 200, "{}", replay.steps.len());
             let seen: u64 = replay.requests.values().map(|life| u64::from(life.preemptions)).sum();
             assert_eq!(seen, preempted, "seed {seed}");
+            let explained = replay.requests.values().filter(|life| life.explanation.is_some());
+            assert_eq!(explained.count(), ended.len(), "seed {seed}");
+            for recorded in ended {
+                accepted += recorded.accepted_tokens;
+                let again = replay.requests[&recorded.id].explanation.clone().unwrap();
+                // Tenants may be hidden.
+                assert_eq!(Explanation { tenant: recorded.tenant.clone(), ..again }, recorded);
+            }
             preemptions += preempted;
         }
     }
     assert!(preemptions > 100, "{preemptions}");
+    assert!(accepted > 100, "{accepted}");
+}
+
+#[test]
+fn tokens_drawn_after_a_stop_token_that_was_guessed_are_nobodys() {
+    let info = ExecutorInfo {
+        cache_groups: vec![CacheGroup::new(24, 4)],
+        context_max: 90,
+        vocab_size: VOCAB_SIZE,
+        draft_tokens_max: 6,
+        ..small()
+    };
+    let info = ExecutorInfo { step_tokens_max: 64, ..info };
+    // Without a target no time is measured, and guesses do not depend on it.
+    let settings =
+        Settings { draft_tokens_max: 5, token_latency_target: None, ..Settings::default() };
+    // A prompt that says what the model says over and over, the stop token included.
+    let sampling = SamplingParams { seed: 5 | REPETITIVE, ..SamplingParams::default() };
+    let (said, _) = expected_output(&[1], &sampling, 6, VOCAB_SIZE);
+    let prompt: Vec<_> = (0..25).map(|place| said[(place + 4) % 5]).collect();
+    let sampling = SamplingParams { stop_token_ids: vec![prompt[3]], ..sampling };
+    for tokens in [TokenRecord::Hashes, TokenRecord::Ids] {
+        let mut recorder = Recorder::new(&info, &settings, tokens);
+        recorder.keep_in_memory(1 << 20);
+        let ring = recorder.memory().unwrap();
+        let scheduler = Scheduler::new(&info, settings.clone()).unwrap();
+        let mut scheduler = RecordedScheduler::new(scheduler, &info, Some(recorder));
+        let mut model = FakeModel::new(info.clone());
+        let request = Request {
+            id: RequestId(1),
+            prompt: prompt.clone(),
+            sampling: sampling.clone(),
+            tokens_max: 40,
+            service: Service::default(),
+        };
+        scheduler.submit(request, Duration::ZERO).unwrap();
+        let (mut now, mut is_drawn_in_vain) = (Duration::ZERO, false);
+        while let Some(plan) = scheduler.plan(now) {
+            now += Duration::from_millis(1);
+            let outcome = model.run(&plan);
+            let drawn = outcome.sampled.iter().map(|sampled| sampled.token);
+            is_drawn_in_vain |= drawn.skip_while(|token| *token != prompt[3]).count() > 1;
+            scheduler.commit(outcome, now).unwrap();
+        }
+        assert!(is_drawn_in_vain);
+        let replay = replayed(&ring.lock().unwrap().snapshot());
+        assert_eq!(replay.divergence, None, "{tokens:?}");
+        assert_eq!(replay.requests[&RequestId(1)].ended.unwrap().1, Ending::Stop);
+    }
+}
+
+#[test]
+fn of_hidden_texts_repeats_are_seen_only_where_guesses_need_them() {
+    let texts: [&[TokenId]; 3] = [&[1, 2, 1, 2, 3, 1], &[1, 2, 1, 3, 2, 1], &[2, 2, 1, 2, 3, 1]];
+    for shows_repeats in [false, true] {
+        let hider = Hider::new(VOCAB_SIZE, shows_repeats);
+        let [one, other, third] = texts.map(|text| hider.prompt(text));
+        assert_eq!(one[..3], other[..3], "what begins alike still does");
+        assert_ne!(one[3], other[3]);
+        assert!(one.iter().zip(&third).all(|(one, third)| one != third), "and nothing else");
+        let is_repeated = |text: &[TokenId]| text[0] == text[2] && text[2] == text[5];
+        assert_eq!(is_repeated(&one) && is_repeated(&other), shows_repeats);
+    }
 }
 
 #[test]
@@ -156,7 +234,7 @@ fn prompts_are_hidden_unless_asked_for() {
 
 #[test]
 fn a_planted_divergence_is_shown_with_its_plan() {
-    let (bytes, _) = run(4, TokenRecord::Ids);
+    let (bytes, ..) = run(4, TokenRecord::Ids);
     let journal = Journal::read(&bytes).unwrap();
     let steps = replayed(&bytes).steps.len();
     // An arrival that came with one token more, a step that took longer, an abort that is left out.
@@ -207,7 +285,7 @@ fn a_planted_divergence_is_shown_with_its_plan() {
 
 #[test]
 fn damage_is_named_and_what_stands_before_is_read() {
-    let (bytes, _) = run(5, TokenRecord::Hashes);
+    let (bytes, ..) = run(5, TokenRecord::Hashes);
     let whole = Journal::read(&bytes).unwrap();
     let begin = opening(&whole.setup).len();
     for cut in (begin..bytes.len()).step_by(997) {
@@ -232,7 +310,7 @@ fn damage_is_named_and_what_stands_before_is_read() {
     assert!(matches!(error(&bytes[..20]), Error::Setup(Damage::Truncated { .. })));
     let mut other = bytes.clone();
     other[crate::journal::MAGIC.len()] = 99;
-    assert_eq!(error(&other).to_string(), "the journal has format 99; this program reads format 1");
+    assert_eq!(error(&other).to_string(), "the journal has format 99; this program reads format 2");
     let mut spoilt = bytes.clone();
     spoilt[crate::journal::MAGIC.len() + 5] ^= 1;
     assert!(matches!(error(&spoilt), Error::Setup(Damage::Corrupt { .. })));
@@ -240,7 +318,7 @@ fn damage_is_named_and_what_stands_before_is_read() {
 
 #[test]
 fn random_bytes_behind_the_settings_are_damage_and_no_panic() {
-    let (bytes, _) = run(6, TokenRecord::Hashes);
+    let (bytes, ..) = run(6, TokenRecord::Hashes);
     let begin = opening(&Journal::read(&bytes).unwrap().setup).len();
     let mut numbers = Numbers(1);
     for _ in 0..300 {
@@ -265,6 +343,7 @@ fn small() -> ExecutorInfo {
         context_max: 10,
         vocab_size: 10,
         steps_in_flight_max: 1,
+        draft_tokens_max: 0,
     }
 }
 
@@ -318,7 +397,7 @@ fn a_file_ends_where_it_is_full() {
 
 #[test]
 fn a_replay_is_shown_as_text_and_as_a_picture() {
-    let (bytes, preemptions) = run(4, TokenRecord::Hashes);
+    let (bytes, preemptions, _) = run(4, TokenRecord::Hashes);
     assert!(preemptions > 0);
     let replay = replayed(&bytes);
     let text = show::text(&replay, Some(&Damage::Truncated { offset: 17 }));

@@ -8,7 +8,7 @@
 //! first.
 //!
 //! What always holds: free and held blocks are all blocks; no block is free twice; the count of a block is the
-//! number of tables that hold it; a table only grows at its end, until it is given back whole; the block before one
+//! number of tables that hold it; a table changes at its end alone, until it is given back whole; the block before one
 //! that can be found can be found too. [`KvManager::invariants`] checks it.
 
 mod manager;
@@ -16,7 +16,7 @@ mod pool;
 mod prefix;
 mod table;
 
-pub use manager::{Error, Hit, KvManager, Shortage};
+pub use manager::{Error, Hit, KvManager, Miss, Shortage};
 pub use pool::BlockPool;
 pub use prefix::PrefixKey;
 pub use table::{BlockTable, BlockTables};

@@ -43,6 +43,23 @@ pub struct Hit {
     pub held: Vec<u32>,
 }
 
+/// Why no more of a sequence was found in the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Miss {
+    /// Nothing is to be found at all.
+    Off,
+    /// The request wants its positions computed.
+    Unwanted,
+    /// All whole blocks were found; the rest is less than one.
+    BelowBlock,
+    /// It was there and had to make room for others, not long ago.
+    Evicted,
+    /// The same tokens are there with another salt. Whoever may not know of other salts must not be told.
+    OtherSalt,
+    /// Nobody has computed these tokens, or too long ago.
+    Unknown,
+}
+
 /// The KV cache of one executor.
 #[derive(Debug)]
 pub struct KvManager {
@@ -75,7 +92,7 @@ impl KvManager {
     pub fn key(&self, salt: Arc<str>, tokens: &[TokenId]) -> PrefixKey {
         let groups = if self.finds_prefixes { self.pools.len() } else { 0 };
         let salt = if planted::strikes(Planted::IgnoredSalt) { "".into() } else { salt };
-        let mut key = PrefixKey { salt, groups: vec![Vec::new(); groups] };
+        let mut key = PrefixKey::new(salt, groups);
         self.extend(&mut key, tokens);
         key
     }
@@ -102,6 +119,31 @@ impl KvManager {
             hit.partition_point(|hash| pool.index.find(*hash).is_some_and(is_held)) as u32
         };
         Hit { positions, held: groups().map(held).collect() }
+    }
+
+    /// Why a sequence found no more than `positions` of its first `positions_max` positions; nothing if these are all.
+    pub fn miss(&self, key: &PrefixKey, positions: u32, positions_max: u32) -> Option<Miss> {
+        if positions >= positions_max || self.pools.is_empty() {
+            return None;
+        }
+        if !self.finds_prefixes {
+            return Some(Miss::Off);
+        }
+        let next = positions.saturating_add(self.hit_tokens);
+        if next > positions_max {
+            return Some(Miss::BelowBlock);
+        }
+        let mut missing = self.pools.iter().zip(&key.groups).filter_map(|(pool, hashes)| {
+            let block = |position: u32| (position / pool.block_tokens()) as usize;
+            let wanted = &hashes[block(positions)..block(next)];
+            let first = wanted.iter().find(|hash| pool.index.find(**hash).is_none())?;
+            Some((pool, *first))
+        });
+        Some(match missing.next() {
+            Some((pool, hash)) if pool.index.was_evicted(hash) => Miss::Evicted,
+            Some((pool, hash)) if pool.index.has_content(key.content(hash)) => Miss::OtherSalt,
+            _ => Miss::Unknown,
+        })
     }
 
     /// How many of their first `positions_max` positions two sequences have in common, as far as hashes tell, and as a
@@ -168,7 +210,8 @@ impl KvManager {
                 let index = table.known as usize;
                 let before = before(&table.blocks, index, &key.salt);
                 let tokens = tokens_of(tokens, index, pool.block_tokens());
-                if pool.index.insert(hashes[index], table.blocks[index], before, tokens) {
+                let hash = (hashes[index], key.content(hashes[index]));
+                if pool.index.insert(hash, table.blocks[index], before, tokens) {
                     table.known += 1;
                 } else {
                     table.closed = true;
@@ -219,6 +262,20 @@ impl KvManager {
             }
         }
         Ok(())
+    }
+
+    /// Gives back the blocks of `tables` beyond those that hold `positions` positions: nothing was kept there.
+    ///
+    /// # Panics
+    /// When others can find one of them.
+    pub fn shrink(&mut self, tables: &mut BlockTables, positions: u32) {
+        for (pool, table) in self.pools.iter_mut().zip(&mut tables.groups) {
+            let kept = pool.blocks_for(positions) as usize;
+            assert!(table.known as usize <= kept, "a block that others can find is given back");
+            for block in table.blocks.drain(kept.min(table.blocks.len())..).rev() {
+                pool.release(block);
+            }
+        }
     }
 
     /// Gives back all blocks of `tables`.

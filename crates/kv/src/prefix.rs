@@ -7,36 +7,47 @@
 //! Whoever holds a block holds the one before it as well, and lets go of the later one first. So of the blocks that
 //! nobody holds, the one that was let go of longest ago has none behind it, and can be dropped.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use types::{BlockId, TokenId};
 
 /// The beginning of every chain of hashes.
 const CHAIN_START: u64 = 0x243f_6a88_85a3_08d3;
 
-/// Hashes of a sequence's whole blocks, each over all tokens up to the end of its block: what the sequence is found by.
-/// It grows with the sequence. From [`KvManager::key`](crate::KvManager::key).
+/// Hashes of a sequence's whole blocks, each over all tokens up to the end of its block and the salt: what the sequence
+/// is found by. It grows with the sequence. From [`KvManager::key`](crate::KvManager::key).
 #[derive(Clone, Debug, Default)]
 pub struct PrefixKey {
     pub(crate) salt: Arc<str>,
+    salt_hash: u64,
     /// One list a group; none where nothing is to be found.
     pub(crate) groups: Vec<Vec<u64>>,
 }
 
 impl PrefixKey {
+    pub(crate) fn new(salt: Arc<str>, groups: usize) -> Self {
+        let byte = |hash, byte| mix(hash, u64::from(byte) + (1 << 32));
+        let salt_hash = salt.bytes().fold(0, byte);
+        Self { salt, salt_hash, groups: vec![Vec::new(); groups] }
+    }
+
     pub(crate) fn extend(&mut self, group: usize, block_tokens: u32, tokens: &[TokenId]) {
         let hashes = &mut self.groups[group];
         let known = hashes.len() * block_tokens as usize;
-        let mut hash = hashes.last().copied().unwrap_or_else(|| start(&self.salt));
+        let mut content = hashes.last().map_or(CHAIN_START, |hash| hash ^ self.salt_hash);
         for block in tokens[known.min(tokens.len())..].chunks_exact(block_tokens as usize) {
-            hash = block.iter().fold(hash, |hash, token| mix(hash, u64::from(*token)));
-            hashes.push(hash);
+            content = block.iter().fold(content, |hash, token| mix(hash, u64::from(*token)));
+            hashes.push(content ^ self.salt_hash);
         }
     }
-}
 
-fn start(salt: &str) -> u64 {
-    salt.bytes().fold(CHAIN_START, |hash, byte| mix(hash, u64::from(byte) + (1 << 32)))
+    /// The hash of a block's tokens and those before them alone, whatever the salt.
+    pub(crate) fn content(&self, hash: u64) -> u64 {
+        hash ^ self.salt_hash
+    }
 }
 
 fn mix(hash: u64, value: u64) -> u64 {
@@ -56,11 +67,35 @@ pub(crate) struct PrefixIndex {
     /// The blocks that nobody holds, by the time they were let go of.
     idle: BTreeMap<u64, BlockId>,
     time: u64,
+    /// By what is in them whatever the salt, how many blocks there are. To explain misses.
+    contents: BTreeMap<u64, u32>,
+    evicted: Evicted,
+}
+
+/// Hashes of the blocks evicted last, as many as there are blocks. To explain misses.
+#[derive(Debug, Default)]
+struct Evicted {
+    hashes: BTreeSet<u64>,
+    in_order: VecDeque<u64>,
+}
+
+impl Evicted {
+    fn add(&mut self, hash: u64, hashes_max: usize) {
+        if self.hashes.insert(hash) {
+            self.in_order.push_back(hash);
+        }
+        if self.in_order.len() > hashes_max
+            && let Some(oldest) = self.in_order.pop_front()
+        {
+            self.hashes.remove(&oldest);
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Entry {
     hash: u64,
+    content: u64,
     before: Before,
     /// Blocks behind this one that can be found.
     children: u32,
@@ -86,7 +121,19 @@ impl PrefixIndex {
             tokens: vec![0; blocks as usize * block_tokens as usize],
             idle: BTreeMap::new(),
             time: 0,
+            contents: BTreeMap::new(),
+            evicted: Evicted::default(),
         }
+    }
+
+    /// Whether a block with this content can be found, whatever its salt.
+    pub(crate) fn has_content(&self, content: u64) -> bool {
+        self.contents.contains_key(&content)
+    }
+
+    /// Whether a block with this hash was evicted not long ago.
+    pub(crate) fn was_evicted(&self, hash: u64) -> bool {
+        self.evicted.hashes.contains(&hash)
     }
 
     /// The block with this hash, whatever is in it.
@@ -103,7 +150,7 @@ impl PrefixIndex {
     /// Lets a block be found. Not if there is one with this hash already, which holds the same unless hashes collide.
     pub(crate) fn insert(
         &mut self,
-        hash: u64,
+        (hash, content): (u64, u64),
         block: BlockId,
         before: Before,
         tokens: &[TokenId],
@@ -117,7 +164,8 @@ impl PrefixIndex {
         self.by_hash.insert(hash, block);
         let place = self.place(block);
         self.tokens[place].copy_from_slice(tokens);
-        let entry = Entry { hash, before, children: 0, idle_since: None };
+        *self.contents.entry(content).or_insert(0) += 1;
+        let entry = Entry { hash, content, before, children: 0, idle_since: None };
         assert!(self.entries[block.0 as usize].replace(entry).is_none(), "{block} is known");
         true
     }
@@ -153,7 +201,10 @@ impl PrefixIndex {
     /// Forgets the block that was let go of longest ago, and gives it away.
     pub(crate) fn evict(&mut self) -> Option<BlockId> {
         let (_, block) = self.idle.pop_first()?;
-        self.entry_mut(block).idle_since = None;
+        let entry = self.entry_mut(block);
+        entry.idle_since = None;
+        let hash = entry.hash;
+        self.evicted.add(hash, self.entries.len());
         self.remove(block);
         Some(block)
     }
@@ -164,6 +215,11 @@ impl PrefixIndex {
             self.entries[block.0 as usize].take().expect("a block that is forgotten is known");
         assert_eq!((entry.children, entry.idle_since), (0, None), "{block} is forgotten too early");
         self.by_hash.remove(&entry.hash);
+        let same = self.contents.get_mut(&entry.content).expect("each known block is counted");
+        *same -= 1;
+        if *same == 0 {
+            self.contents.remove(&entry.content);
+        }
         if let Before::Block(parent) = entry.before {
             self.entry_mut(parent).children -= 1;
         }
@@ -172,6 +228,8 @@ impl PrefixIndex {
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
         self.by_hash.clear();
+        self.contents.clear();
+        self.evicted = Evicted::default();
         self.entries.iter_mut().for_each(|entry| *entry = None);
         self.idle.clear();
     }
@@ -196,6 +254,9 @@ impl PrefixIndex {
     pub(crate) fn invariants(&self, holders: &[u32]) {
         let known = self.entries.iter().flatten().count();
         assert_eq!(known, self.by_hash.len(), "known blocks and hashes differ");
+        let counted: u32 = self.contents.values().sum();
+        assert_eq!(known, counted as usize, "known blocks and contents differ");
+        assert!(self.evicted.in_order.len() <= self.entries.len(), "too much is remembered");
         let mut children = vec![0; self.entries.len()];
         for (index, entry) in self.entries.iter().enumerate() {
             let (Some(entry), block) = (entry, BlockId(index as u32)) else { continue };

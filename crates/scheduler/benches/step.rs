@@ -34,6 +34,7 @@ impl Decoding {
             context_max: 8192,
             vocab_size: 32_000,
             steps_in_flight_max: 1,
+            draft_tokens_max: 0,
         };
         let settings =
             Settings { running_max: running, step_tokens_max: 8192, ..Settings::default() };

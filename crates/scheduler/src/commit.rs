@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use queue::Ticket;
 use types::{
     Fault, RequestEvent, RequestId, SampledToken, SamplingParams, SlotId, StepOutcome,
     TokenLogprobs, planted, planted::Planted,
@@ -9,6 +10,7 @@ use types::{
 
 use crate::{
     Error, Scheduler,
+    account::Shared,
     plan::{Flight, FlightItem},
     sequence::Running,
 };
@@ -27,81 +29,108 @@ impl Scheduler {
         // A step that was planned while another ran began when that one ended.
         let begun = flight.planned.max(std::mem::replace(&mut self.committed, now));
         let positions = flight.items.iter().map(|item| &item.positions);
+        let step = Shared {
+            begun,
+            ended: now,
+            requests: flight.items.len() as u32,
+            positions: positions.clone().map(|positions| positions.len() as u32).sum(),
+        };
         self.pace.observe(positions, now.saturating_sub(begun));
         let mut failed: BTreeMap<SlotId, Fault> = outcome.failed.into_iter().collect();
         let mut logprobs: BTreeMap<SlotId, Vec<TokenLogprobs>> =
             outcome.prompt_logprobs.into_iter().collect();
-        let mut sampled = outcome.sampled.into_iter();
+        let mut sampled = outcome.sampled.into_iter().peekable();
         let mut events = Vec::with_capacity(flight.items.len());
         for item in flight.items {
-            let result = match failed.remove(&item.slot) {
-                Some(fault) => Err(fault),
-                None => Ok(item.sample.then(|| sampled.next().expect("checked above"))),
-            };
             let logprobs = logprobs.remove(&item.slot).unwrap_or_default();
-            self.apply(&item, result, logprobs, &mut events);
+            let outcome = failed.remove(&item.slot).map_or(Ok(logprobs), Err);
+            let mut drawn = std::iter::from_fn(|| sampled.next_if(|next| next.slot == item.slot));
+            self.apply(&step, &item, outcome, &mut drawn, &mut events);
+            // Those of a request that has ended are nobody's.
+            drawn.for_each(drop);
         }
         Ok(events)
     }
 
-    /// What one item brought. Nothing, if its request has ended meanwhile: it was aborted, or drew a stop token in the
-    /// step before when this one was under way already.
+    /// What one item brought: log-probabilities of its prompt, and the tokens drawn. Nothing, if its request has ended
+    /// meanwhile: it was aborted, or drew a stop token in the step before when this one was under way already.
     ///
     /// A request that was preempted since is in the queue, and takes what it gets there: it may even end. It cannot
     /// have another slot yet, because a step that preempts starts nobody, and the one after it is planned after this.
     fn apply(
         &mut self,
+        step: &Shared,
         item: &FlightItem,
-        result: Result<Option<SampledToken>, Fault>,
-        logprobs: Vec<TokenLogprobs>,
+        outcome: Result<Vec<TokenLogprobs>, Fault>,
+        drawn: &mut dyn Iterator<Item = SampledToken>,
         events: &mut Vec<(RequestId, RequestEvent)>,
     ) {
         let id = item.request;
-        let running = self.slots.get_mut(item.slot).filter(|r| r.ticket.id == id);
-        let (arrived, sequence) = match running {
-            Some(running) => {
-                let Running { ticket, sequence, tables, computed, drawing, .. } = running;
-                *drawing -= u32::from(item.sample);
-                if result.is_ok() {
-                    *computed = item.positions.end;
-                    self.kv.remember(tables, &mut sequence.key, &sequence.tokens, *computed);
-                }
-                (ticket.arrived, sequence)
-            }
-            None => match self.queue.get_mut(id) {
-                Some((ticket, sequence)) => (ticket.arrived, sequence),
-                None => return,
-            },
-        };
-        let sampled = match result {
-            Ok(sampled) => sampled,
+        let mut running = self.slots.get_mut(item.slot).filter(|r| r.ticket.id == id);
+        if let Some(running) = &mut running {
+            running.drawing -= u32::from(item.sample);
+            running.drafted = 0;
+        }
+        let place = running.map(|running| (running.ticket, &mut running.sequence));
+        let place =
+            place.or_else(|| self.queue.get_mut(id).map(|(ticket, sequence)| (*ticket, sequence)));
+        let Some((Ticket { arrived, .. }, sequence)) = place else { return };
+        sequence.account.take_part(step, &item.positions, sequence.prompt_len);
+        let logprobs = match outcome {
+            Ok(logprobs) => logprobs,
             Err(fault) => {
-                self.drop_spoilt(id);
+                self.drop_spoilt(id, step.ended);
                 events.push((id, RequestEvent::Failed(fault)));
                 return;
             }
         };
-        sequence.probation = sequence.probation.filter(|suspect| item.positions.end < *suspect);
+        let guessed = item.draft.len() as u32;
+        let known_end = item.positions.end - guessed;
+        sequence.probation = sequence.probation.filter(|suspect| known_end < *suspect);
         sequence.prompt_logprobs.add(item.positions.start, logprobs);
-        let Some(SampledToken { token, logprobs, .. }) = sampled else { return };
-        if sequence.generated() == 0 {
-            let cached_tokens = sequence.cached_tokens;
-            events.push((id, RequestEvent::Prefilled { cached_tokens }));
+        let before = sequence.len();
+        let mut ended = None;
+        for SampledToken { token, logprobs, .. } in drawn {
+            if sequence.generated() == 0 {
+                let cached_tokens = sequence.cached_tokens;
+                events.push((id, RequestEvent::Prefilled { cached_tokens }));
+            }
+            if let Some(whole) = sequence.prompt_logprobs.take_whole(sequence.prompt_len) {
+                // Computed again after a preemption, they would be of no use to anyone.
+                let sampling =
+                    SamplingParams { prompt_logprobs: None, ..(*sequence.sampling).clone() };
+                sequence.sampling = Arc::new(sampling);
+                events.push((id, RequestEvent::PromptLogprobs(whole)));
+            }
+            sequence.tokens.push(token);
+            if !planted::strikes(Planted::LostToken) {
+                events.push((id, RequestEvent::Token { token, logprobs }));
+            }
+            ended = sequence.finish_reason();
+            if ended.is_some() {
+                break;
+            }
         }
-        if let Some(whole) = sequence.prompt_logprobs.take_whole(sequence.prompt_len) {
-            // Computed again after a preemption, they would be of no use to anyone.
-            let sampling = SamplingParams { prompt_logprobs: None, ..(*sequence.sampling).clone() };
-            sequence.sampling = Arc::new(sampling);
-            events.push((id, RequestEvent::PromptLogprobs(whole)));
+        let accepted = (sequence.len() - before).saturating_sub(1);
+        if let Some(drafter) = sequence.drafter.as_mut().filter(|_| guessed > 0) {
+            drafter.judge(guessed, accepted);
+            sequence.account.guessed(guessed, accepted);
+            self.counters.drafted_tokens += u64::from(guessed);
+            self.counters.accepted_tokens += u64::from(accepted);
         }
-        sequence.tokens.push(token);
-        if !planted::strikes(Planted::LostToken) {
-            events.push((id, RequestEvent::Token { token, logprobs }));
+        let usage = sequence.usage(arrived);
+        if let Some(running) = self.slots.get_mut(item.slot).filter(|r| r.ticket.id == id) {
+            let Running { sequence, tables, computed, planned, .. } = running;
+            *computed = known_end + accepted;
+            self.kv.remember(tables, &mut sequence.key, &sequence.tokens, *computed);
+            if guessed > 0 {
+                *planned += accepted;
+                self.kv.shrink(tables, sequence.len());
+            }
         }
-        if let Some(reason) = sequence.finish_reason() {
-            let usage = sequence.usage(arrived);
+        if let Some(reason) = ended {
             self.outputs.observe(usage.generated_tokens);
-            self.abort(id);
+            self.abort(id, step.ended);
             events.push((id, RequestEvent::Finished { reason, usage }));
             if planted::strikes(Planted::StreamOutOfOrder) {
                 let last = events.len() - 1;
@@ -118,16 +147,24 @@ impl Scheduler {
             return Err(Error::WrongStep { step, under_way });
         };
         let has_failed = failures(flight, outcome)?;
-        let mut sampled = outcome.sampled.iter();
+        let mut sampled = outcome.sampled.iter().peekable();
         for item in flight.items.iter().filter(|item| item.sample && !has_failed(item.slot)) {
             let got = sampled.next();
             let wrong =
                 || Error::WrongSample { step, wanted: Some(item.slot), got: got.map(|s| s.slot) };
-            let &SampledToken { slot, token, .. } =
-                got.filter(|sampled| sampled.slot == item.slot).ok_or_else(wrong)?;
-            let vocab_size = self.limits.vocab_size;
-            if token >= vocab_size {
-                return Err(Error::TokenOutOfVocabulary { step, slot, token, vocab_size });
+            let mut last = got.filter(|sampled| sampled.slot == item.slot).ok_or_else(wrong)?;
+            let mut guesses = item.draft.iter();
+            loop {
+                let (&SampledToken { slot, token, .. }, vocab_size) =
+                    (last, self.limits.vocab_size);
+                if token >= vocab_size {
+                    return Err(Error::TokenOutOfVocabulary { step, slot, token, vocab_size });
+                }
+                if guesses.next() != Some(&token) {
+                    break;
+                }
+                let Some(next) = sampled.next_if(|next| next.slot == slot) else { break };
+                last = next;
             }
         }
         if let Some(extra) = sampled.next() {

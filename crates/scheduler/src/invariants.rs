@@ -28,7 +28,7 @@ impl Scheduler {
                 // All tokens but the one drawn last, whose block comes with its position.
                 let needed = running.planned.max(sequence.len() - 1);
                 assert!(blocks >= pool.blocks_for(needed), "{id} lacks blocks");
-                let useful = running.planned.max(sequence.len());
+                let useful = running.planned.max(sequence.len()) + running.drafted;
                 assert!(blocks <= pool.blocks_for(useful), "{id} holds blocks for nothing");
             }
         }
@@ -42,7 +42,12 @@ impl Scheduler {
         let mut reached = BTreeMap::new();
         for item in self.flights.iter().flat_map(|flight| &flight.items) {
             let id = item.request;
-            if let Some(end) = reached.insert(id, item.positions.end) {
+            assert!(
+                item.draft.is_empty() || self.flights_max == 1,
+                "{id} is drafted into the unknown"
+            );
+            let known_end = item.positions.end - item.draft.len() as u32;
+            if let Some(end) = reached.insert(id, known_end) {
                 assert_eq!(item.positions.start, end, "{id} skips between two steps");
             }
             *drawing.entry(id).or_insert(0) += u32::from(item.sample);

@@ -13,13 +13,22 @@
 //! - The running request of the lowest rank always advances: the one of the highest rank gives way when blocks run out.
 //! - A request that was let in fits when it is alone, so it can always be finished.
 //!
+//! Where each request's time goes is kept account of, every moment once ([`Scheduler::take_ended`]).
+//!
+//! Where the executor takes drafts, a request's next tokens may be guessed from its own, and are computed at once
+//! (`drafter.rs`). Its tokens are the same with and without.
+//!
 //! A step is put together by passes, one file each in `passes`; a new concern is a new pass.
 
+mod account;
 mod commit;
+mod drafter;
 mod error;
+mod explanation;
 mod growth;
 mod invariants;
 mod limits;
+mod line;
 mod outputs;
 mod pace;
 mod passes;
@@ -34,6 +43,10 @@ mod slots;
 pub mod testing;
 
 pub use error::Error;
+pub use explanation::{
+    Cause, Explanation, Phase, Preemption, PreemptionReason, PrefixUse, Steps, Times,
+};
+pub use kv::Miss;
 pub use limits::{Limits, Refusal};
 pub use queue::{PolicyKind, QueueFull, ServiceRate};
 pub use scheduler::{Counters, Scheduler};

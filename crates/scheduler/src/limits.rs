@@ -153,6 +153,7 @@ mod tests {
             context_max: 1000,
             vocab_size: 10,
             steps_in_flight_max: 1,
+            draft_tokens_max: 0,
         };
         assert_eq!(Limits::of(&info).kv_tokens_max, 192);
         let without = ExecutorInfo { cache_groups: Vec::new(), ..info };

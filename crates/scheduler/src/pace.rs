@@ -78,10 +78,17 @@ pub(crate) struct StepPace {
 }
 
 impl StepPace {
-    /// A position for a next token, which is in the step whatever it costs.
-    pub(crate) fn add_token(&mut self, position: u32) {
+    /// The position for a next token, which is in the step whatever it costs, and those of guesses after it.
+    pub(crate) fn add_token(&mut self, positions: Range<u32>) {
         self.tokens = true;
-        self.planned_s += self.cost_s(&(position..position + 1));
+        self.planned_s += self.cost_s(&positions);
+    }
+
+    /// Whether to add a position that saves its request a step like this with some probability, and that all of so
+    /// many requests wait for. Before steps have been measured, yes.
+    pub(crate) fn is_worth(&self, probability: f64, requests: usize) -> bool {
+        let [_, each_s, _] = self.fit;
+        probability * self.planned_s >= each_s * requests as f64
     }
 
     /// Positions of a prompt.
@@ -220,7 +227,7 @@ mod tests {
         let pace = measured(100);
         let mut step = pace.begin();
         let tokens: Vec<Range<u32>> = (0..10).map(|index| index * 50..index * 50 + 1).collect();
-        tokens.iter().for_each(|position| step.add_token(position.start));
+        tokens.iter().for_each(|position| step.add_token(position.clone()));
         let room = step.room(1000, 500);
         let mut items = tokens;
         items.push(1000..1000 + room);
@@ -234,7 +241,7 @@ mod tests {
     #[test]
     fn prompts_advance_even_where_tokens_alone_take_longer() {
         let mut step = measured(10).begin();
-        step.add_token(100);
+        step.add_token(100..101);
         assert!(step.room(0, 500) >= PROMPT_POSITIONS_MIN);
         // As long again as the tokens take, about 21 ms.
         assert!(step.room(0, 500) <= 22);
@@ -266,7 +273,7 @@ mod tests {
             pace.observe(items.iter(), took(&items));
         }
         let mut step = pace.begin();
-        step.add_token(100);
+        step.add_token(100..101);
         assert!(step.room(0, 500) >= PROMPT_POSITIONS_MIN);
     }
 }

@@ -2,12 +2,15 @@
 
 use std::{ops::Range, time::Duration};
 
+use kv::Miss;
 use types::{
-    RequestId, SlotAdmission, SlotId, StepId, StepPlan, WorkItem, planted, planted::Planted,
+    RequestId, SlotAdmission, SlotId, StepId, StepPlan, TokenId, WorkItem, planted,
+    planted::Planted,
 };
 
 use crate::{
-    Scheduler,
+    Cause, PrefixUse, Scheduler,
+    drafter::Drafter,
     growth::Growth,
     pace::StepPace,
     passes,
@@ -28,6 +31,10 @@ pub(crate) struct Draft {
     pub(crate) pace: StepPace,
     /// What is running, as it is expected to grow; worked out when somebody wants to start.
     pub(crate) growth: Option<Growth>,
+    /// Why no more requests started; if nothing is said, because the step was full.
+    pub(crate) stopped: Option<Cause>,
+    /// Requests that wait for another to compute what both begin with.
+    pub(crate) passed_by: Vec<RequestId>,
     admit: Vec<SlotAdmission>,
     items: Vec<WorkItem>,
     flight: Vec<FlightItem>,
@@ -46,7 +53,9 @@ pub(crate) struct Flight {
 pub(crate) struct FlightItem {
     pub(crate) slot: SlotId,
     pub(crate) request: RequestId,
+    /// Those of the draft are the last of them.
     pub(crate) positions: Range<u32>,
+    pub(crate) draft: Vec<TokenId>,
     pub(crate) sample: bool,
     /// Log-probabilities of prompt tokens that are to come with it.
     pub(crate) prompt_logprobs: u32,
@@ -71,6 +80,8 @@ impl Scheduler {
             served: 0,
             pace: self.pace.begin(),
             growth: None,
+            stopped: None,
+            passed_by: Vec::new(),
             admit: Vec::new(),
             items: Vec::with_capacity(self.slots.len()),
             flight: Vec::with_capacity(self.slots.len()),
@@ -78,12 +89,15 @@ impl Scheduler {
         if !self.flights.is_empty() && passes::is_probation_due(self, &mut draft) {
             return None;
         }
-        if !passes::probation(self, &mut draft) {
+        if passes::probation(self, &mut draft) {
+            draft.stopped = Some(Cause::Recovery);
+        } else {
             passes::make_way(self, &mut draft);
             passes::decode(self, &mut draft);
             passes::prompts(self, &mut draft);
         }
         self.meter.observe(now, draft.served, self.queue.new_len() > 0);
+        self.keep_line(&mut draft);
         self.close(draft)
     }
 
@@ -100,27 +114,37 @@ impl Scheduler {
         Some(StepPlan { id, release, admit, items })
     }
 
-    /// Hands the next `count` positions of a running request to the step. Its blocks are there.
-    pub(crate) fn schedule(&mut self, draft: &mut Draft, slot: SlotId, count: u32) {
+    /// Hands the next `count` positions of a running request to the step, and after the last of its tokens those of a
+    /// guess of what comes next. Their blocks are there.
+    pub(crate) fn schedule(
+        &mut self,
+        draft: &mut Draft,
+        slot: SlotId,
+        count: u32,
+        guess: Vec<TokenId>,
+    ) {
         let running = self.slots.get_mut(slot).expect("only running requests are scheduled");
-        let positions = running.planned..running.planned + count;
-        let sample = positions.end == running.expected_len();
-        running.planned = positions.end;
+        let guessed = guess.len() as u32;
+        let positions = running.planned..running.planned + count + guessed;
+        running.planned += count;
+        let sample = running.planned == running.expected_len();
         running.drawing += u32::from(sample);
+        running.drafted = guessed;
         let block_tables = self.kv.covering(&running.tables, positions.end);
         let asked = running.sequence.sampling.prompt_logprobs.is_some();
         let followed = positions.end.min(running.sequence.prompt_len - 1);
         if !planted::strikes(Planted::ExceededBudget) {
-            draft.tokens_left -= count;
+            draft.tokens_left -= count + guessed;
         }
         draft.flight.push(FlightItem {
             slot,
             request: running.ticket.id,
             positions: positions.clone(),
+            draft: guess.clone(),
             sample,
             prompt_logprobs: if asked { followed.saturating_sub(positions.start) } else { 0 },
         });
-        draft.items.push(WorkItem { slot, positions, block_tables, sample });
+        draft.items.push(WorkItem { slot, positions, draft: guess, block_tables, sample });
     }
 
     /// Hands the next chunk of a running request's prompt to the step, as large as limits, budget and time allow. Says
@@ -136,7 +160,7 @@ impl Scheduler {
         if count == 0 {
             return false;
         }
-        self.schedule(draft, slot, count);
+        self.schedule(draft, slot, count, Vec::new());
         draft.pace.add_prompt(&(start..start + count));
         true
     }
@@ -151,11 +175,18 @@ impl Scheduler {
         let computed = self.kv.take(&mut tables, key, tokens, sequence.skippable());
         let has_time = sequence.probation.is_some()
             || draft.pace.room(computed, sequence.len() - computed) > 0;
+        // Asked before blocks are taken, which may put out what was there.
+        let prefix = sequence.started.is_none().then(|| self.prefix_use(sequence, computed));
         if !has_time || self.kv.grow(&mut tables, sequence.len()).is_err() {
+            draft.stopped = has_time.then_some(Cause::Blocks);
             self.kv.release(tables);
             return false;
         }
         let (ticket, mut sequence) = self.queue.remove(id).expect("seen above");
+        sequence.account.start(draft.now, &self.line.clock);
+        if let Some(prefix) = prefix {
+            sequence.account.found(prefix);
+        }
         if sequence.started.is_none() {
             sequence.started = Some(draft.now);
             sequence.cached_tokens = computed;
@@ -167,12 +198,59 @@ impl Scheduler {
         if let Some(growth) = &mut draft.growth {
             growth.add(sequence.len(), self.expected_growth(&sequence, 0));
         }
-        let running = Running { ticket, sequence, tables, computed, planned: computed, drawing: 0 };
+        let running = Running {
+            ticket,
+            sequence,
+            tables,
+            computed,
+            planned: computed,
+            drawing: 0,
+            drafted: 0,
+        };
         let slot = self.slots.insert(running).expect("the caller saw a free slot");
         draft.admit.extend(self.slots.get(slot).map(|running| running.admission(slot)));
         let has_positions = self.schedule_chunk(draft, slot);
         assert!(has_positions, "there was time for some");
         true
+    }
+
+    /// What a request that starts found of itself, and why not more.
+    fn prefix_use(&self, sequence: &Sequence, hit_tokens: u32) -> PrefixUse {
+        let unwanted = sequence.skippable() + 1 < sequence.len();
+        let miss = if unwanted {
+            Some(Miss::Unwanted)
+        } else {
+            self.kv.miss(&sequence.key, hit_tokens, sequence.skippable())
+        };
+        PrefixUse { hit_tokens, miss }
+    }
+
+    /// What a running request that is about to draw may say after that, and the blocks for it: at most `tokens_max`
+    /// tokens, and none that are not worth their time or for which there are no blocks.
+    pub(crate) fn guess(&mut self, draft: &Draft, slot: SlotId, tokens_max: u32) -> Vec<TokenId> {
+        let requests = self.slots.len();
+        let running = self.slots.get_mut(slot).expect("only running requests are scheduled");
+        let sequence = &mut running.sequence;
+        let left = sequence.tokens_max - sequence.generated() - 1;
+        let tokens_max = tokens_max.min(self.settings.draft_tokens_max).min(left);
+        if tokens_max == 0 || draft.preempted || sequence.probation.is_some() {
+            return Vec::new();
+        }
+        let drafter = sequence.drafter.get_or_insert_with(|| Box::new(Drafter::new()));
+        drafter.follow(&sequence.tokens);
+        let guess = drafter.guess(tokens_max, |right| draft.pace.is_worth(right, requests));
+        // Each running request gets a block for its own position, if it needs one, before any is there for guesses.
+        let wanted = guess.len() as u32;
+        let has_blocks =
+            |pool: &kv::BlockPool| pool.free() > requests as u32 + pool.blocks_for(wanted);
+        if wanted == 0 || !self.kv.pools().iter().all(has_blocks) {
+            return Vec::new();
+        }
+        let positions = running.planned + 1 + wanted;
+        match self.kv.grow(&mut running.tables, positions) {
+            Ok(()) => guess,
+            Err(_) => Vec::new(),
+        }
     }
 
     /// By how many tokens a request is expected to grow, as far as admission reckons with it.

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use types::{Fault, RequestEvent, RequestId, SlotId, planted, planted::Planted};
 
-use crate::{Scheduler, plan::Draft, scheduler::Vacated};
+use crate::{Cause, Preemption, PreemptionReason, Scheduler, plan::Draft, scheduler::Vacated};
 
 impl Scheduler {
     /// Finds a block for the next position of the request in `slot`, if it needs one. Whoever has the highest rank
@@ -19,19 +19,31 @@ impl Scheduler {
             if self.kv.grow(&mut running.tables, running.planned + 1).is_ok() {
                 return true;
             }
+            let id = running.ticket.id;
             let last = self.slots.last().expect("at least this one runs");
-            self.preempt(draft, last);
+            let by = (last != slot).then_some(id);
+            self.preempt(draft, last, by, PreemptionReason::Blocks);
             if last == slot {
                 return false;
             }
         }
     }
 
-    pub(crate) fn preempt(&mut self, draft: &mut Draft, slot: SlotId) {
+    pub(crate) fn preempt(
+        &mut self,
+        draft: &mut Draft,
+        slot: SlotId,
+        by: Option<RequestId>,
+        reason: PreemptionReason,
+    ) {
         draft.preempted = true;
         self.counters.preemptions += 1;
-        let Vacated { ticket, mut sequence } = self.vacate(slot).expect("the victim runs");
+        let vacated = self.vacate(slot).expect("the victim runs");
+        let Vacated { ticket, mut sequence, planned: computed_tokens } = vacated;
         sequence.preemptions += 1;
+        let (account, clock) = (&mut sequence.account, &self.line.clock);
+        account.lose_slot(Cause::Preempted, computed_tokens, draft.now, clock);
+        account.preempted(Preemption { by, reason, computed_tokens });
         if !planted::strikes(Planted::LostRequest) {
             self.queue.put_back(ticket, sequence);
         }
@@ -44,25 +56,28 @@ impl Scheduler {
         let lost = std::mem::take(&mut self.flights).into_iter().flat_map(|flight| flight.items);
         // Of two items of one request, the later one counts.
         let suspects: BTreeMap<RequestId, u32> =
-            lost.map(|item| (item.request, item.positions.end)).collect();
+            lost.map(|item| (item.request, item.positions.end - item.draft.len() as u32)).collect();
         let mut events = Vec::new();
         for (id, end) in suspects {
             let Some(sequence) = self.sequence_mut(id) else { continue };
             if sequence.probation.is_some() {
-                self.abort(id);
+                self.abort(id, now);
                 events.push((id, RequestEvent::Failed(fault.clone())));
             } else {
                 sequence.probation = Some(end);
             }
         }
         for slot in self.slots.in_order() {
-            let Vacated { ticket, sequence } = self.vacate(slot).expect("listed as running");
+            let vacated = self.vacate(slot).expect("listed as running");
+            let Vacated { ticket, mut sequence, planned } = vacated;
+            sequence.account.lose_slot(Cause::Recovery, planned, now, &self.line.clock);
             self.queue.put_back(ticket, sequence);
         }
         // The new executor never heard of these slots, and its blocks are empty.
         self.slots.take_released();
         self.kv.forget_all();
         self.meter.observe(now, 0, self.queue.new_len() > 0);
+        self.line.clock.turn(Cause::Recovery, now);
         events
     }
 }

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use kv::KvManager;
-use queue::{Arrival, Policy, ServiceMeter, ServiceRate, WaitingQueue};
+use queue::{Arrival, Policy, ServiceMeter, ServiceRate, Ticket, WaitingQueue};
 use types::{
     ExecutorInfo, Fault, Request, RequestEvent, RequestId, Service, SlotId, StepId, planted,
     planted::Planted,
@@ -11,6 +11,8 @@ use types::{
 
 use crate::{
     Error, Limits, Settings,
+    account::Account,
+    line::Line,
     outputs::{LENGTH_ASSUMED, OutputLengths},
     pace::Pace,
     plan::Flight,
@@ -36,6 +38,7 @@ pub struct Scheduler {
     pub(crate) outputs: OutputLengths,
     pub(crate) pace: Pace,
     pub(crate) meter: ServiceMeter,
+    pub(crate) line: Line,
     pub(crate) counters: Counters,
 }
 
@@ -50,6 +53,10 @@ pub struct Counters {
     pub prefix_queried_tokens: u64,
     /// Of those, the ones that were cached.
     pub prefix_hit_tokens: u64,
+    /// Tokens guessed.
+    pub drafted_tokens: u64,
+    /// Of those, the ones that were right.
+    pub accepted_tokens: u64,
 }
 
 impl Scheduler {
@@ -69,6 +76,7 @@ impl Scheduler {
             outputs: OutputLengths::new(),
             pace: Pace::new(settings.token_latency_target),
             meter: ServiceMeter::default(),
+            line: Line::new(),
             counters: Counters::default(),
             settings,
         })
@@ -89,22 +97,24 @@ impl Scheduler {
         let place =
             self.policy.place(&Arrival { now, priority, tenant: tenant.clone(), cost, due });
         let id = request.id;
-        let sequence = Sequence::new(request, tokens_max, cost, key);
+        let account = Account::new(now, self.queue.len(), self.slots.len());
+        let sequence = Sequence::new(request, tokens_max, cost, key, account);
         self.queue.push(id, place, now, rate, sequence)?;
+        self.line.arrived(id);
         Ok(())
     }
 
     /// Forgets a request, wherever it is; what steps under way bring for it is dropped. Says whether it was there.
-    pub fn abort(&mut self, id: RequestId) -> bool {
+    pub fn abort(&mut self, id: RequestId, now: Duration) -> bool {
         let vacated = self.slots.of(id).and_then(|slot| self.vacate(slot));
+        let vacated = vacated.map(|Vacated { ticket, sequence, .. }| (ticket, sequence));
         let waiting = || {
             let is_ignored = planted::strikes(Planted::IgnoredAbort);
-            let taken = if is_ignored { None } else { self.queue.remove(id) };
-            taken.map(|(_, sequence)| sequence)
+            if is_ignored { None } else { self.queue.remove(id) }
         };
-        match vacated.map(|vacated| vacated.sequence).or_else(waiting) {
-            Some(sequence) => {
-                self.settle(&sequence);
+        match vacated.or_else(waiting) {
+            Some((ticket, sequence)) => {
+                self.settle(&ticket, &sequence, now);
                 true
             }
             None => false,
@@ -112,36 +122,37 @@ impl Scheduler {
     }
 
     /// A request has ended, in whatever way: what it cost is known now.
-    fn settle(&mut self, sequence: &Sequence) {
+    fn settle(&mut self, ticket: &Ticket, sequence: &Sequence, now: Duration) {
         self.policy.ended(&sequence.tenant, sequence.cost, sequence.real_cost());
+        self.close_account(ticket, sequence, now);
     }
 
     /// Ends every request with `fault`.
-    pub fn end_all(&mut self, fault: &Fault) -> Vec<(RequestId, RequestEvent)> {
+    pub fn end_all(&mut self, fault: &Fault, now: Duration) -> Vec<(RequestId, RequestEvent)> {
         let running: Vec<RequestId> = self.slots.iter().map(|(_, r)| r.ticket.id).collect();
         let waiting: Vec<RequestId> = self.queue.iter().map(|(ticket, _)| ticket.id).collect();
         let all = running.into_iter().chain(waiting);
-        all.inspect(|id| assert!(self.abort(*id), "{id} was listed"))
+        all.inspect(|id| assert!(self.abort(*id, now), "{id} was listed"))
             .map(|id| (id, RequestEvent::Failed(fault.clone())))
             .collect()
     }
 
     /// Takes a request out of its slot and frees its blocks.
     pub(crate) fn vacate(&mut self, slot: SlotId) -> Option<Vacated> {
-        let Running { ticket, sequence, tables, .. } = self.slots.remove(slot)?;
+        let Running { ticket, sequence, tables, planned, .. } = self.slots.remove(slot)?;
         self.kv.release(tables);
-        Some(Vacated { ticket, sequence })
+        Some(Vacated { ticket, sequence, planned })
     }
 
     /// Takes a request out that failed alone, wherever it is: what it computed may be wrong.
-    pub(crate) fn drop_spoilt(&mut self, id: RequestId) {
+    pub(crate) fn drop_spoilt(&mut self, id: RequestId, now: Duration) {
         let slot = self.slots.of(id);
         match slot.and_then(|slot| self.slots.remove(slot)) {
-            Some(Running { sequence, tables, .. }) => {
+            Some(Running { ticket, sequence, tables, .. }) => {
                 self.kv.release_spoilt(tables);
-                self.settle(&sequence);
+                self.settle(&ticket, &sequence, now);
             }
-            None => drop(self.abort(id)),
+            None => drop(self.abort(id, now)),
         }
     }
 
@@ -216,6 +227,8 @@ impl Scheduler {
 
 /// A request that lost its slot, with all that is needed to compute it again.
 pub(crate) struct Vacated {
-    pub(crate) ticket: queue::Ticket,
+    pub(crate) ticket: Ticket,
     pub(crate) sequence: Sequence,
+    /// Positions that steps had computed or were computing.
+    pub(crate) planned: u32,
 }

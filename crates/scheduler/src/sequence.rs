@@ -6,7 +6,7 @@ use kv::{BlockTables, PrefixKey};
 use queue::Ticket;
 use types::{FinishReason, Request, SamplingParams, SlotAdmission, SlotId, TokenId, Usage};
 
-use crate::prompt_logprobs::PromptLogprobs;
+use crate::{account::Account, drafter::Drafter, prompt_logprobs::PromptLogprobs};
 
 /// What a request is, wherever it runs: from this it can always be computed again.
 #[derive(Clone, Debug)]
@@ -29,10 +29,20 @@ pub(crate) struct Sequence {
     pub(crate) preemptions: u32,
     /// It was in a step that failed as a whole, and is under suspicion until it has passed this position again.
     pub(crate) probation: Option<u32>,
+    /// Where its time went. In a box, because queues move what they hold.
+    pub(crate) account: Box<Account>,
+    /// Guesses its next tokens, from the first time on that there is something to guess.
+    pub(crate) drafter: Option<Box<Drafter>>,
 }
 
 impl Sequence {
-    pub(crate) fn new(request: Request, tokens_max: u32, cost: u64, key: PrefixKey) -> Self {
+    pub(crate) fn new(
+        request: Request,
+        tokens_max: u32,
+        cost: u64,
+        key: PrefixKey,
+        account: Account,
+    ) -> Self {
         Self {
             prompt_len: request.prompt.len() as u32,
             tokens: request.prompt,
@@ -46,6 +56,8 @@ impl Sequence {
             started: None,
             preemptions: 0,
             probation: None,
+            account: Box::new(account),
+            drafter: None,
         }
     }
 
@@ -108,6 +120,8 @@ pub(crate) struct Running {
     pub(crate) planned: u32,
     /// Tokens that steps under way are to draw. They are not in the sequence yet; the executor has them first.
     pub(crate) drawing: u32,
+    /// Positions of a draft under way, beyond `planned`.
+    pub(crate) drafted: u32,
 }
 
 impl Running {

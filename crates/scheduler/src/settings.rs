@@ -33,6 +33,9 @@ pub struct Settings {
     /// How long a step may take while requests wait for their next tokens: prompts get what is left of it. Without, a
     /// step is as large as the limits above allow.
     pub token_latency_target: Option<Duration>,
+    /// Most tokens guessed at once of what a request says next, from its own prompt and answer; 0 guesses none. Only
+    /// where the executor takes drafts, and one step at a time.
+    pub draft_tokens_max: u32,
 }
 
 impl Default for Settings {
@@ -48,6 +51,7 @@ impl Default for Settings {
             policy: PolicyKind::default(),
             tenant_weights: BTreeMap::new(),
             token_latency_target: Some(Duration::from_millis(100)),
+            draft_tokens_max: 0,
         }
     }
 }
@@ -56,6 +60,10 @@ impl Settings {
     /// The settings that hold with this executor.
     pub(crate) fn within(mut self, info: &ExecutorInfo) -> Result<Self, Error> {
         self.step_tokens_max = self.step_tokens_max.min(info.step_tokens_max);
+        // With a second step under way, nobody knows the text that a guess would go on from.
+        let is_taken = info.steps_in_flight_max <= 1;
+        self.draft_tokens_max =
+            if is_taken { self.draft_tokens_max.min(info.draft_tokens_max) } else { 0 };
         // Every running request must get its one token in each step, so there are no more of them than the budget.
         self.running_max = self.running_max.min(info.slots_max).min(self.step_tokens_max);
         for (name, value) in [

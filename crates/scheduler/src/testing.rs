@@ -102,7 +102,7 @@ impl FakeModel {
     }
 
     fn run_item(&mut self, plan: &StepPlan, item: &WorkItem, outcome: &mut StepOutcome) {
-        let WorkItem { slot, ref positions, ref block_tables, sample } = *item;
+        let WorkItem { slot, ref positions, ref draft, ref block_tables, sample } = *item;
         let fake = self.slots.get_mut(&slot).expect("an item has a slot in use");
         assert!(!positions.is_empty(), "{plan}: {slot} has nothing to do");
         if fake.failed {
@@ -112,33 +112,43 @@ impl FakeModel {
         }
         let begin = fake.computed.unwrap_or(positions.start);
         assert_eq!(positions.start, begin, "{plan}: {slot} leaves a gap");
-        assert!(positions.end as usize <= fake.tokens.len(), "{plan}: {slot} runs ahead");
+        let known = item.known();
+        assert!(known.end as usize <= fake.tokens.len(), "{plan}: {slot} runs ahead");
+        assert!(draft.len() <= self.info.draft_tokens_max as usize, "{plan}: too long a draft");
+        assert!(draft.is_empty() || sample, "{plan}: {slot} has a draft and draws nothing");
+        let tokens = [&fake.tokens[..known.end as usize], draft].concat();
         assert!(positions.end < self.info.context_max, "{plan}: {slot} exceeds the context");
-        let at_the_end = positions.end as usize == fake.tokens.len();
+        let at_the_end = known.end as usize == fake.tokens.len();
         assert_eq!(sample, at_the_end, "{plan}: {slot} draws exactly at its end");
         assert_eq!(block_tables.len(), self.cache.len(), "{plan}: one table a group");
-        let mut last = 0;
+        // The hashes of all tokens before each place from the end of what is known on.
+        let mut ends = Vec::new();
         for (group, table) in block_tables.iter().enumerate() {
             let block_tokens = self.info.cache_groups[group].block_tokens;
             let blocks = positions.end.div_ceil(block_tokens) as usize;
             assert_eq!(table.len(), blocks, "{plan}: {slot} has a table of the wrong length");
             let mut hash = START;
+            ends.clear();
             for position in 0..positions.end {
                 let block = table[(position / block_tokens) as usize];
                 let offset = (position % block_tokens) as usize;
                 let entry = &mut self.cache[group][block.0 as usize][offset];
-                hash = mix(hash, u64::from(fake.tokens[position as usize]));
+                hash = mix(hash, u64::from(tokens[position as usize]));
+                if position + 1 >= known.end {
+                    ends.push(hash);
+                }
                 if position >= positions.start {
                     *entry = hash;
                 }
                 assert_eq!(*entry, hash, "{plan}: {slot} lost position {position} in {block}");
             }
-            last = hash;
         }
         if block_tables.is_empty() {
-            last = fake.tokens.iter().fold(START, |hash, token| mix(hash, u64::from(*token)));
+            let whole =
+                |len| tokens[..len].iter().fold(START, |h, token| mix(h, u64::from(*token)));
+            ends.extend((known.end as usize..=tokens.len()).map(whole));
         }
-        fake.computed = Some(positions.end);
+        fake.computed = Some(known.end);
         if self.failing_token.is_some_and(|token| fake.prompt().contains(&token)) {
             fake.failed = true;
             outcome.failed.push((slot, Fault::internal("the failing token")));
@@ -154,11 +164,17 @@ impl FakeModel {
             }
         }
         if sample {
-            let generated = positions.end - prompt_len;
-            let token = draw(last, positions.end, generated, sampling, self.info.vocab_size);
-            let logprobs = sampling.logprobs.map(|_| logprobs_of(token, positions.end));
-            fake.tokens.push(token);
-            outcome.sampled.push(SampledToken { slot, token, logprobs });
+            for (index, end) in (known.end..=positions.end).enumerate() {
+                let generated = end - prompt_len;
+                let token = draw(ends[index], end, generated, sampling, self.info.vocab_size);
+                let logprobs = sampling.logprobs.map(|_| logprobs_of(token, end));
+                fake.tokens.push(token);
+                fake.computed = Some(end);
+                outcome.sampled.push(SampledToken { slot, token, logprobs });
+                if draft.get(index) != Some(&token) {
+                    break;
+                }
+            }
         }
     }
 }
@@ -193,6 +209,9 @@ pub fn logprobs_of(token: TokenId, position: u32) -> TokenLogprobs {
     TokenLogprobs { token, logprob, top: vec![(token, logprob)] }
 }
 
+/// A request with this bit in its seed says the same few tokens over and over, and something else now and then.
+pub const REPETITIVE: u64 = 1 << 40;
+
 const START: u64 = 0x9e37_79b9_7f4a_7c15;
 
 fn draw(
@@ -202,7 +221,11 @@ fn draw(
     sampling: &SamplingParams,
     vocab_size: u32,
 ) -> TokenId {
-    let seeded = mix(mix(hash, sampling.seed), u64::from(position));
+    let seeded = if sampling.seed & REPETITIVE != 0 && !position.is_multiple_of(29) {
+        mix(sampling.seed, u64::from(position % 5))
+    } else {
+        mix(mix(hash, sampling.seed), u64::from(position))
+    };
     let banned = |token: &TokenId| {
         generated < sampling.tokens_min && sampling.stop_token_ids.contains(token)
     };

@@ -1,6 +1,8 @@
 //! The scheduler against a model that checks each plan, with the invariants after each call.
 
+mod accounts;
 mod driver;
+mod guesses;
 mod overlap;
 mod prefixes;
 mod properties;

@@ -124,6 +124,7 @@ impl Device {
                 context_max: count(&table, "context_max")?,
                 vocab_size: 50_000,
                 steps_in_flight_max: count(&table, "steps_in_flight_max")?,
+                draft_tokens_max: 0,
             },
             measured: measured
                 .into_iter()

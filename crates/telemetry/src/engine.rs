@@ -30,12 +30,19 @@ pub enum Ending {
 
 impl EncodeLabelValue for Ending {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        encoder.write_str(match self {
+        encoder.write_str(self.name())
+    }
+}
+
+impl Ending {
+    /// As labels and reports call it.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Stop => "stop",
             Self::Length => "length",
             Self::Abort => "abort",
             Self::Error => "error",
-        })
+        }
     }
 }
 
@@ -104,6 +111,16 @@ const PREEMPTIONS: Name = Name(
     "brigade_preemptions",
     Some("vllm:num_preemptions"),
     "Times a running request lost its place and was queued again",
+);
+const DRAFTED: Name = Name(
+    "brigade_draft_tokens",
+    Some("vllm:spec_decode_num_draft_tokens"),
+    "Tokens guessed, to be computed together",
+);
+const ACCEPTED: Name = Name(
+    "brigade_draft_tokens_accepted",
+    Some("vllm:spec_decode_num_accepted_tokens"),
+    "Guessed tokens that were right",
 );
 const PREFIX_QUERIES: Name = Name(
     "brigade_prefix_cache_queries",
@@ -184,6 +201,8 @@ pub(crate) struct EngineFamilies {
     prompt_tokens: Family<Model, Counter>,
     generation_tokens: Family<Model, Counter>,
     preemptions: Family<Model, Counter>,
+    drafted: Family<Model, Counter>,
+    accepted: Family<Model, Counter>,
     prefix_queries: Family<Model, Counter>,
     prefix_hits: Family<Model, Counter>,
     finished: Family<Finished, Counter>,
@@ -210,6 +229,8 @@ impl Default for EngineFamilies {
             prompt_tokens: Family::default(),
             generation_tokens: Family::default(),
             preemptions: Family::default(),
+            drafted: Family::default(),
+            accepted: Family::default(),
             prefix_queries: Family::default(),
             prefix_hits: Family::default(),
             finished: Family::default(),
@@ -236,6 +257,8 @@ impl EngineFamilies {
         show(registry, PROMPT_TOKENS, &self.prompt_tokens);
         show(registry, GENERATION_TOKENS, &self.generation_tokens);
         show(registry, PREEMPTIONS, &self.preemptions);
+        show(registry, DRAFTED, &self.drafted);
+        show(registry, ACCEPTED, &self.accepted);
         show(registry, PREFIX_QUERIES, &self.prefix_queries);
         show(registry, PREFIX_HITS, &self.prefix_hits);
         show(registry, FINISHED, &self.finished);
@@ -271,6 +294,8 @@ impl EngineFamilies {
             prompt_tokens: self.prompt_tokens.get_or_create_owned(&model),
             generation_tokens: self.generation_tokens.get_or_create_owned(&model),
             preemptions: self.preemptions.get_or_create_owned(&model),
+            drafted: self.drafted.get_or_create_owned(&model),
+            accepted: self.accepted.get_or_create_owned(&model),
             prefix_queries: self.prefix_queries.get_or_create_owned(&model),
             prefix_hits: self.prefix_hits.get_or_create_owned(&model),
             finished_stop: finished(Ending::Stop),
@@ -314,6 +339,8 @@ pub struct EngineMetrics {
     prompt_tokens: Counter,
     generation_tokens: Counter,
     preemptions: Counter,
+    drafted: Counter,
+    accepted: Counter,
     prefix_queries: Counter,
     prefix_hits: Counter,
     finished_stop: Counter,
@@ -361,6 +388,12 @@ impl EngineMetrics {
     /// Running requests were preempted.
     pub fn preempted(&self, count: u64) {
         self.preemptions.inc_by(count);
+    }
+
+    /// So many tokens were guessed, and so many of them rightly.
+    pub fn guesses(&self, drafted: u64, accepted: u64) {
+        self.drafted.inc_by(drafted);
+        self.accepted.inc_by(accepted);
     }
 
     /// Requests of `queried` tokens started, and `hits` of those were cached.

@@ -52,6 +52,8 @@ pub struct ExecutorInfo {
     pub vocab_size: u32,
     /// Most steps under way at once, 1 or 2.
     pub steps_in_flight_max: u32,
+    /// Most tokens of a draft; 0 for an executor that takes none.
+    pub draft_tokens_max: u32,
 }
 
 /// Layers that share their block accounting.

@@ -44,10 +44,23 @@ pub struct WorkItem {
     /// The executor knows the token of each: from the admission, or drawn by itself in an earlier step. With two plans
     /// in flight, the token of the last position may be one that the plan before this is only about to draw.
     pub positions: Range<u32>,
+    /// The tokens of the last positions, as the scheduler guesses them; none usually. They are not part of the request:
+    /// the executor draws the tokens that come after the positions before the draft, after its first token, and so on,
+    /// each as if the ones before had been known, up to and with the first that is not the one guessed. What it wrote
+    /// into blocks for the others is overwritten by later plans. Only with `sample`, and at most as long as
+    /// [`ExecutorInfo`](crate::ExecutorInfo) says.
+    pub draft: Vec<TokenId>,
     /// One block table per cache group, covering positions `0..positions.end`.
     pub block_tables: Vec<Vec<BlockId>>,
-    /// Draw a token from the logits of the last position.
+    /// Draw a token from the logits of the last position before the draft.
     pub sample: bool,
+}
+
+impl WorkItem {
+    /// Its positions without those of the draft.
+    pub fn known(&self) -> Range<u32> {
+        self.positions.start..self.positions.end - self.draft.len() as u32
+    }
 }
 
 /// What came of a step.
@@ -55,7 +68,8 @@ pub struct WorkItem {
 pub struct StepOutcome {
     /// The plan this answers.
     pub id: StepId,
-    /// One entry per item that wanted a token, in the plan's order; an item that failed has none.
+    /// One entry per item that wanted a token, in the plan's order; an item that failed has none. With a draft there is
+    /// one more for each of its tokens that was the one drawn.
     pub sampled: Vec<SampledToken>,
     /// For slots that asked: log-probabilities of the prompt tokens that follow the positions computed in this step.
     pub prompt_logprobs: Vec<(SlotId, Vec<TokenLogprobs>)>,
@@ -82,7 +96,8 @@ impl StepPlan {
 }
 
 impl fmt::Display for StepPlan {
-    /// One line, for logs and replays: `step 7: -s2 +s3[14] s0@91..92* s3@0..14*`; `*` marks a draw.
+    /// One line, for logs and replays: `step 7: -s2 +s3[14] s0@91..95?3* s3@0..14*`; `*` marks a draw, `?` a
+    /// draft's length.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.id)?;
         for slot in &self.release {
@@ -93,6 +108,9 @@ impl fmt::Display for StepPlan {
         }
         for item in &self.items {
             write!(f, " {}@{}..{}", item.slot, item.positions.start, item.positions.end)?;
+            if !item.draft.is_empty() {
+                write!(f, "?{}", item.draft.len())?;
+            }
             if item.sample {
                 f.write_str("*")?;
             }

@@ -101,6 +101,7 @@ pub fn run(
             items.push(WorkItem {
                 slot: request.slot,
                 positions: request.computed as u32..end as u32,
+                draft: Vec::new(),
                 block_tables: vec![blocks.collect()],
                 sample: end == request.tokens.len(),
             });

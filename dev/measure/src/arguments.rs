@@ -67,6 +67,14 @@ pub(crate) fn command() -> Command {
                 .args(cpu_arguments())
                 .arg(model_argument()),
         )
+        .subcommand(
+            Command::new("speculation")
+                .about(
+                    "What guessing next tokens saves or costs, for answers that repeat and others",
+                )
+                .args(cpu_arguments())
+                .arg(model_argument()),
+        )
         .subcommand(gen_model())
 }
 

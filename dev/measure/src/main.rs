@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         Some(("kernels", matches)) => kernels::run(matches),
         Some(("model", matches)) => model::run(matches),
         Some(("perplexity", matches)) => perplexity::run(matches),
+        Some(("speculation", matches)) => model::speculation::run(matches),
         Some(("sharing", matches)) => model::sharing::run(matches),
         _ => unreachable!("a subcommand is required, and these are all"),
     };

@@ -16,7 +16,7 @@ pub(crate) fn run(
             for (key, value, origin) in settings.iter() {
                 let shown = match value {
                     // Keys are secrets; how many there are is not.
-                    Value::List(list) if key == "server.api_key" => format!("({} set)", list.len()),
+                    Value::List(list) if key.ends_with("_key") => format!("({} set)", list.len()),
                     value => value.to_string(),
                 };
                 println!("{key:<30} {shown:<20} {origin}");

@@ -64,6 +64,7 @@ pub(crate) fn front_settings(settings: &Settings) -> FrontSettings {
         keep_alive_interval: seconds("server.keep_alive_interval_s"),
         drain_timeout: seconds("server.drain_timeout_s"),
         api_keys: settings.list("server.api_key").to_vec(),
+        admin_keys: settings.list("server.admin_key").to_vec(),
         cors: settings.switch("server.cors"),
         ..FrontSettings::default()
     }

@@ -124,6 +124,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Keys of which a client must send one as a bearer token. By default none is needed.",
     ),
     setting(
+        "server.admin_key",
+        "",
+        Kind::List,
+        "Keys that open the routes under /admin, which tell of everybody's requests. Without one they are closed where api_key asks for keys, and open where nothing does.",
+    ),
+    setting(
         "server.requests_max",
         "1024",
         COUNT,
@@ -205,6 +211,18 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "",
         Kind::Integer(0, 60_000),
         "How long a step may take while requests wait for their next tokens; prompts are computed in what is left of it, by measured times. 0 for no target. By default 100 on a CPU and 25 on a GPU.",
+    ),
+    setting(
+        "engine.speculation",
+        "off",
+        Kind::Choice(&["off", "ngram"]),
+        "ngram guesses next tokens from what a request's own text said before and computes several in a step; answers are the same. It pays where answers repeat their prompts. On a CPU alone so far.",
+    ),
+    setting(
+        "engine.draft_tokens_max",
+        "8",
+        Kind::Integer(1, 16),
+        "Most tokens guessed at once; fewer where guesses go wrong or would not save time.",
     ),
     setting(
         "engine.kv_cache_bytes",

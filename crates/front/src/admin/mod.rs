@@ -1,5 +1,7 @@
 //! Routes for those who run the server: is it alive, is it ready, what is it, how does it do.
 
+pub(crate) mod requests;
+
 use std::sync::Arc;
 
 use axum::{

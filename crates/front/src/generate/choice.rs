@@ -5,7 +5,7 @@
 
 use std::{mem, sync::Arc};
 
-use engine::Generation;
+use engine::{Generation, PendingReport};
 use tokenizer::{IncrementalDecoder, StopMatcher, Tokenizer};
 use types::{Fault, FinishReason, RequestEvent, TokenId, TokenLogprobs};
 
@@ -128,6 +128,16 @@ impl Choice {
                 return Ok(piece);
             }
         }
+    }
+
+    /// What the engine will say of this answer when it has ended.
+    pub(crate) fn take_report(&mut self) -> Option<PendingReport> {
+        self.generation.take_report()
+    }
+
+    /// All of the answer that is wanted is there.
+    pub(crate) fn complete(self) {
+        self.generation.complete();
     }
 
     fn drawn(&mut self, token: TokenId, logprobs: Option<TokenLogprobs>) -> Option<Piece> {

@@ -37,6 +37,7 @@ impl Group {
         record: Arc<Record>,
     ) -> Result<Self, Fault> {
         let mut choices = SelectAll::new();
+        let label: Arc<str> = record.id.as_str().into();
         let mut index = 0;
         for job in jobs {
             record.add_prompt_tokens(job.prompt.len());
@@ -46,9 +47,11 @@ impl Group {
                     sampling,
                     tokens_max: job.tokens_max,
                     service: service.clone(),
+                    label: Arc::clone(&label),
                 })?;
                 let tokenizer = Arc::clone(&model.tokenizer);
-                let choice = Choice::new(generation, tokenizer, Arc::clone(&job.rules));
+                let mut choice = Choice::new(generation, tokenizer, Arc::clone(&job.rules));
+                choice.take_report().into_iter().for_each(|report| record.expect_report(report));
                 // A prompt counts once, however many answers it gets, and so does what was cached of it.
                 choices.push(pieces(index, choice, place == 0));
                 index += 1;
@@ -96,8 +99,11 @@ fn pieces(
         match choice.next().await {
             Ok(mut piece) => {
                 piece.cached_tokens *= u32::from(counts_prompt);
-                let rest = piece.end.is_none().then_some(choice);
-                Some((Ok((index, piece)), rest))
+                if piece.end.is_none() {
+                    return Some((Ok((index, piece)), Some(choice)));
+                }
+                choice.complete();
+                Some((Ok((index, piece)), None))
             }
             Err(fault) => Some((Err(fault), None)),
         }

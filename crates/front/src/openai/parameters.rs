@@ -56,6 +56,7 @@ pub(super) struct Parameters {
     user: Option<String>,
     cache_salt: Option<String>,
     first_token_due_ms: Option<i64>,
+    explain: Option<bool>,
     response_format: Option<ResponseFormat>,
 }
 
@@ -91,6 +92,8 @@ pub(super) struct Checked {
     pub(super) return_token_ids: bool,
     pub(super) prompt_logprobs: Option<u32>,
     pub(super) wishes: Wishes,
+    /// Usage is to tell where the time went.
+    pub(super) explain: bool,
     /// Tokens to generate, where the request says; 0 is for the route to judge.
     pub(super) tokens_max: Option<u32>,
     /// Which of its two names the request used.
@@ -194,6 +197,7 @@ impl Parameters {
                 user: short("user", self.user)?,
                 cache_salt: short("cache_salt", self.cache_salt)?,
             },
+            explain: self.explain.unwrap_or(false),
             tokens_max,
             tokens_max_field,
             ignore_eos: self.ignore_eos.unwrap_or(false),

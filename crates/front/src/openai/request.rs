@@ -40,6 +40,7 @@ pub(super) async fn answer<S: Shape>(
     let chore_state = state.clone();
     let prepared = state.chore(body.len(), move || prepare(&chore_state, &body)).await?;
     let Prepared { model, checked, shape, jobs } = prepared;
+    let explain = caller.explain || checked.explain;
     record.set_model(model.name());
     let usage = Usage::of_prompts(jobs.iter().map(|job| job.prompt.len()).sum());
     let service = caller.service(checked.wishes);
@@ -49,7 +50,9 @@ pub(super) async fn answer<S: Shape>(
         created: state.unix_seconds(),
         model: model.name().to_owned(),
     };
-    Answer { frame, shape, group, usage, permit, record }.respond(&state, checked.stream).await
+    Answer { frame, shape, group, usage, explain, permit, record }
+        .respond(&state, checked.stream)
+        .await
 }
 
 /// Log-probabilities asked for, as the route understands its fields.

@@ -81,7 +81,7 @@ struct Chunk<'a, C> {
     choices: &'a [C],
     /// Null where it comes in a later chunk; absent where nobody asked.
     #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<Option<Usage>>,
+    usage: Option<Option<&'a Usage>>,
 }
 
 /// An answer about to be written.
@@ -90,6 +90,8 @@ pub(super) struct Answer<S> {
     pub(super) shape: S,
     pub(super) group: Group,
     pub(super) usage: Usage,
+    /// Usage tells where the time went.
+    pub(super) explain: bool,
     /// Given back when the answer is complete, or when its client is gone.
     #[expect(dead_code, reason = "held, never looked at")]
     pub(super) permit: OwnedSemaphorePermit,
@@ -117,6 +119,7 @@ impl<S: Shape> Answer<S> {
             self.count(&piece);
             answers[index].append(piece);
         }
+        self.explain().await;
         let Self { frame, mut shape, usage, .. } = self;
         let choices = answers.into_iter().enumerate();
         let choices = choices.map(|(index, whole)| shape.choice(index, whole)).collect();
@@ -125,6 +128,13 @@ impl<S: Shape> Answer<S> {
         let (object, created) = (S::WHOLE, *created);
         let whole = Whole::<S> { id, object, created, model, choices, usage, extra };
         Ok(Json(whole).into_response())
+    }
+
+    /// Waits until the engine is done with the answers, and asks where their time went.
+    async fn explain(&mut self) {
+        if self.explain {
+            self.usage.explain(&self.record.reports().await);
+        }
     }
 
     fn count(&mut self, piece: &Piece) {
@@ -146,7 +156,9 @@ impl<S: Shape> Answer<S> {
         Ok(response)
     }
 
-    fn events(self, streaming: Streaming) -> impl Stream<Item = Event> + use<S> {
+    fn events(self, mut streaming: Streaming) -> impl Stream<Item = Event> + use<S> {
+        // It comes with the usage.
+        streaming.include_usage |= self.explain;
         let mut writer = Writer { answer: self, streaming };
         let opening = writer.opening();
         let rest = stream::unfold(Some(writer), |writer| async {
@@ -154,7 +166,10 @@ impl<S: Shape> Answer<S> {
             match writer.answer.group.next().await {
                 Some(Ok((index, piece))) => Some((writer.piece(index, piece), Some(writer))),
                 Some(Err(fault)) => Some((vec![writer.error(fault.into())], None)),
-                None => Some((writer.closing(), None)),
+                None => {
+                    writer.answer.explain().await;
+                    Some((writer.closing(), None))
+                }
             }
         });
         stream::iter(opening).chain(rest.map(stream::iter).flatten())
@@ -196,7 +211,7 @@ impl<S: Shape> Writer<S> {
         let Frame { id, created, model } = &self.answer.frame;
         let Streaming { include_usage, continuous_usage } = self.streaming;
         let told = last || continuous_usage;
-        let usage = include_usage.then(|| told.then_some(self.answer.usage));
+        let usage = include_usage.then(|| told.then_some(&self.answer.usage));
         event(&Chunk { id, object: S::CHUNK, created: *created, model, choices, usage })
     }
 }

@@ -4,6 +4,7 @@
 
 mod answers;
 mod errors;
+mod explain;
 mod lifetime;
 mod malformed;
 mod operations;

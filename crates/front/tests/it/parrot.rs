@@ -58,6 +58,7 @@ impl Parrot {
             context_max: CONTEXT_MAX,
             vocab_size: VOCAB_SIZE,
             steps_in_flight_max: 1,
+            draft_tokens_max: 0,
         };
         Self { info, gate, slots: BTreeMap::new(), under_way: VecDeque::new() }
     }

@@ -6,7 +6,7 @@ use proptest::{prelude::*, test_runner::RngSeed};
 use types::CacheGroup;
 
 use super::*;
-use crate::{BlockTables, Hit, KvManager};
+use crate::{BlockTables, Hit, KvManager, Miss};
 
 fn kv(groups: &[(u32, u32)]) -> KvManager {
     let group = |&(blocks, block_tokens)| CacheGroup::new(blocks, block_tokens);
@@ -68,6 +68,29 @@ fn a_sequence_finds_its_whole_blocks_held_or_not() {
     let third = start(&mut kv, "", &tokens(0..9));
     assert_eq!((third.computed, kv.blocks_used(), kv.blocks_cached()), (8, 2, 0));
     kv.release(third.tables);
+}
+
+#[test]
+fn a_miss_has_a_reason() {
+    let mut kv = kv(&[(4, 4), (8, 2)]);
+    let first = computed(&mut kv, "one", &tokens(0..8));
+    let reason = |kv: &KvManager, salt: &str, tokens: Vec<TokenId>| {
+        let (key, len) = (kv.key(salt.into(), &tokens), tokens.len() as u32);
+        kv.miss(&key, kv.find(&key, len).positions, len)
+    };
+    assert_eq!(reason(&kv, "one", tokens(0..8)), None);
+    assert_eq!(reason(&kv, "one", tokens(0..11)), Some(Miss::BelowBlock));
+    assert_eq!(reason(&kv, "one", tokens(0..12)), Some(Miss::Unknown));
+    assert_eq!(reason(&kv, "one", tokens(4..8)), Some(Miss::Unknown));
+    assert_eq!(reason(&kv, "two", tokens(0..8)), Some(Miss::OtherSalt));
+    assert_eq!(reason(&kv, "two", tokens(1..9)), Some(Miss::Unknown));
+    kv.release(first.tables);
+    let second = computed(&mut kv, "one", &tokens(20..32));
+    assert_eq!(reason(&kv, "one", tokens(0..8)), Some(Miss::Evicted));
+    assert_eq!(reason(&kv, "two", tokens(0..8)), Some(Miss::OtherSalt), "the first block is there");
+    kv.release(second.tables);
+    let off = KvManager::new(&[CacheGroup::new(4, 4)], false).unwrap();
+    assert_eq!(reason(&off, "one", tokens(0..8)), Some(Miss::Off));
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub(super) struct Output {
     pub(super) row: usize,
     /// Index of its item in the plan.
     pub(super) item: usize,
+    /// How many tokens of its item's draft it comes after.
+    pub(super) place: usize,
     pub(super) purpose: Purpose,
 }
 
@@ -55,8 +57,10 @@ impl Batch {
         for (index, item) in plan.items.iter().enumerate() {
             let slot = slots.get(item.slot);
             let range = item.positions.start as usize..item.positions.end as usize;
+            let known_end = item.known().end as usize;
             let first_row = tokens.len();
-            tokens.extend_from_slice(&slot.tokens[range.clone()]);
+            tokens.extend_from_slice(&slot.tokens[range.start..known_end]);
+            tokens.extend_from_slice(&item.draft);
             positions.extend(item.positions.clone());
             let table = table(item);
             places.extend(range.clone().map(|position| {
@@ -71,16 +75,23 @@ impl Batch {
                 blocks: first_block..block_tables.len(),
             });
             if slot.sampling.prompt_logprobs.is_some() {
-                let last = range.end.min(slot.prompt_len - 1);
+                let last = known_end.min(slot.prompt_len - 1);
                 outputs.extend((range.start..last).map(|position| Output {
                     row: first_row + position - range.start,
                     item: index,
+                    place: 0,
                     purpose: Purpose::Prompt(slot.tokens[position + 1]),
                 }));
             }
             if item.sample {
-                let row = tokens.len() - 1;
-                outputs.push(Output { row, item: index, purpose: Purpose::Sample });
+                // The last known token, and each of the draft.
+                let first = tokens.len() - 1 - item.draft.len();
+                outputs.extend((0..=item.draft.len()).map(|place| Output {
+                    row: first + place,
+                    item: index,
+                    place,
+                    purpose: Purpose::Sample,
+                }));
             }
         }
         let TaskShape { heads, kv_heads, threads } = shape;

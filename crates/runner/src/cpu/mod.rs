@@ -9,12 +9,12 @@ pub use profile::{Profile, Work};
 
 use std::{collections::VecDeque, sync::Arc};
 
-use device::cpu::Cpu;
+use device::cpu::{Cpu, Isa};
 use kernels::attention::{BLOCK_TOKENS, KvFormat};
 use models::Model;
 use types::{
     CacheGroup, Executor, ExecutorInfo, Fault, MemoryReport, SampledToken, SlotId, StepOutcome,
-    StepPlan, TokenLogprobs,
+    StepPlan, TokenLogprobs, WorkItem,
 };
 
 use self::{
@@ -80,10 +80,24 @@ impl Slots {
     }
 }
 
+/// Drafts are no longer than this: the rest of one is hardly ever right.
+const DRAFT_TOKENS_MAX: u32 = 16;
+
 /// What came of one output.
 enum Computed {
     Sampled(Result<SampledToken, Fault>),
     Prompt(Result<TokenLogprobs, Fault>),
+    /// A draft was wrong before it.
+    Vain,
+}
+
+/// Outputs that one thread computes, with their logits.
+struct Job<'a> {
+    outputs: &'a [Output],
+    logits: &'a mut [f32],
+    /// With a draft, the tokens of a request are drawn one after the other, each after those before it.
+    drafted: Option<Slot>,
+    computed: Vec<Computed>,
 }
 
 impl CpuRunner {
@@ -102,6 +116,7 @@ impl CpuRunner {
             context_max: memory.context_max,
             vocab_size: model.spec.vocab_size as u32,
             steps_in_flight_max: 1,
+            draft_tokens_max: DRAFT_TOKENS_MAX,
         };
         let report = MemoryReport {
             weights_bytes: model.program.weight_bytes(),
@@ -140,28 +155,38 @@ impl CpuRunner {
             let rows: Vec<usize> = outputs.iter().map(|output| output.row).collect();
             self.walker.head(step, &rows);
             let begun = self.walker.profiler.now();
-            let logits = &mut self.walker.floats[program.logits.0];
-            let logits = logits.chunks_mut(spec.vocab_size);
-            let mut jobs: Vec<(&Output, &mut [f32], Option<Computed>)> =
-                outputs.iter().zip(logits).map(|(output, logits)| (output, logits, None)).collect();
+            let mut logits = &mut self.walker.floats[program.logits.0][..];
+            let mut jobs = Vec::with_capacity(outputs.len());
+            let is_one_job = |one: &Output, other: &Output| {
+                one.item == other.item && !plan.items[one.item].draft.is_empty()
+            };
+            for outputs in outputs.chunk_by(is_one_job) {
+                let (own, rest) = logits.split_at_mut(outputs.len() * spec.vocab_size);
+                logits = rest;
+                let item = &plan.items[outputs[0].item];
+                let place = &mut self.slots.0[item.slot.0 as usize];
+                let drafted = if item.draft.is_empty() { None } else { place.take() };
+                jobs.push(Job { outputs, logits: own, drafted, computed: Vec::new() });
+            }
             let slots = &self.slots;
             // One row alone is left to one thread: the largest of 50,000 logits is found in about the time that a round
             // of the pool takes, and all else is next to nothing beside the step.
-            cpu.pool.for_each(&mut jobs, |_, (output, logits, computed)| {
-                let slot_id = plan.items[output.item].slot;
-                let slot = slots.get(slot_id);
-                *computed =
-                    Some(match output.purpose {
-                        Purpose::Sample => Computed::Sampled(sample(cpu.isa, logits, slot).map(
-                            |(token, logprobs)| SampledToken { slot: slot_id, token, logprobs },
-                        )),
-                        Purpose::Prompt(token) => {
-                            let count = slot.sampling.prompt_logprobs.unwrap_or(0) as usize;
-                            Computed::Prompt(token_logprobs(cpu.isa, logits, token, count))
-                        }
+            cpu.pool.for_each(&mut jobs, |_, job| {
+                let Job { outputs, logits, drafted, computed } = job;
+                let item = &plan.items[outputs[0].item];
+                for (output, logits) in outputs.iter().zip(logits.chunks_mut(spec.vocab_size)) {
+                    computed.push(match drafted {
+                        Some(slot) => drawn_after_draft(cpu.isa, item, slot, output, logits),
+                        None => single(cpu.isa, slots.get(item.slot), item.slot, output, logits),
                     });
+                }
             });
-            computed.extend(jobs.into_iter().filter_map(|(_, _, computed)| computed));
+            for Job { outputs, drafted, computed: of_job, .. } in jobs {
+                if drafted.is_some() {
+                    self.slots.0[plan.items[outputs[0].item].slot.0 as usize] = drafted;
+                }
+                computed.extend(of_job);
+            }
             self.walker.profiler.count(begun, || Work::Sampling);
         }
         computed
@@ -191,8 +216,11 @@ impl CpuRunner {
             let has_failed = outcome.failed.last().is_some_and(|(failed, _)| *failed == slot);
             match computed {
                 _ if has_failed => {}
+                Computed::Vain => {}
                 Computed::Sampled(Ok(sampled)) => {
-                    self.slots.get_mut(slot).push(sampled.token);
+                    if plan.items[output.item].draft.is_empty() {
+                        self.slots.get_mut(slot).push(sampled.token);
+                    }
                     outcome.sampled.push(sampled);
                 }
                 Computed::Prompt(Ok(logprobs)) => match outcome.prompt_logprobs.last_mut() {
@@ -201,12 +229,51 @@ impl CpuRunner {
                 },
                 Computed::Sampled(Err(fault)) | Computed::Prompt(Err(fault)) => {
                     outcome.prompt_logprobs.retain(|(other, _)| *other != slot);
+                    outcome.sampled.retain(|sampled| sampled.slot != slot);
                     outcome.failed.push((slot, fault));
                 }
             }
         }
         outcome
     }
+}
+
+/// What one output of an item without a draft gives.
+fn single(isa: Isa, slot: &Slot, slot_id: SlotId, output: &Output, logits: &mut [f32]) -> Computed {
+    match output.purpose {
+        Purpose::Sample => {
+            Computed::Sampled(sample(isa, logits, slot).map(|(token, logprobs)| SampledToken {
+                slot: slot_id,
+                token,
+                logprobs,
+            }))
+        }
+        Purpose::Prompt(token) => {
+            let count = slot.sampling.prompt_logprobs.unwrap_or(0) as usize;
+            Computed::Prompt(token_logprobs(isa, logits, token, count))
+        }
+    }
+}
+
+/// The token after the draft's first ones, if these were right, which is to say drawn themselves.
+fn drawn_after_draft(
+    isa: Isa,
+    item: &WorkItem,
+    slot: &mut Slot,
+    output: &Output,
+    logits: &mut [f32],
+) -> Computed {
+    let known = item.known().end as usize;
+    let guessed = output.place;
+    let drawn = slot.tokens.get(known..).unwrap_or_default();
+    if drawn.len() != guessed || *drawn != item.draft[..guessed] {
+        return Computed::Vain;
+    }
+    let computed = single(isa, slot, item.slot, output, logits);
+    if let Computed::Sampled(Ok(sampled)) = &computed {
+        slot.push(sampled.token);
+    }
+    computed
 }
 
 impl Executor for CpuRunner {

@@ -382,6 +382,7 @@ mod tests {
         let item = |slot, positions, sample| WorkItem {
             slot: SlotId(slot),
             positions,
+            draft: Vec::new(),
             block_tables: vec![Vec::new()],
             sample,
         };

@@ -171,6 +171,7 @@ impl CudaRunner {
             context_max,
             vocab_size: spec.vocab_size as u32,
             steps_in_flight_max: 2,
+            draft_tokens_max: 0,
         };
         let memory = MemoryReport {
             weights_bytes: model.weights_bytes,

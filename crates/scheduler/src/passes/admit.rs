@@ -8,7 +8,7 @@ use queue::Ticket;
 use types::{planted, planted::Planted};
 
 use crate::{
-    Scheduler,
+    Cause, Scheduler,
     plan::Draft,
     sequence::{Running, Sequence},
 };
@@ -18,13 +18,25 @@ const PASSED_BY_MAX: usize = 32;
 
 /// The request whose turn it is, if there is room for it.
 pub(crate) fn next(scheduler: &Scheduler, draft: &mut Draft) -> Option<Ticket> {
-    let mut waiting = scheduler.queue.iter().take(PASSED_BY_MAX + 1);
-    let (ticket, sequence) = waiting.find(|(_, sequence)| !is_sooner_later(scheduler, sequence))?;
-    if planted::is(Planted::Starvation) && ticket.id.0 % 5 == 3 {
-        return None;
+    draft.passed_by.clear();
+    draft.stopped = None;
+    for (ticket, sequence) in scheduler.queue.iter().take(PASSED_BY_MAX + 1) {
+        if is_sooner_later(scheduler, sequence) {
+            draft.passed_by.push(ticket.id);
+            continue;
+        }
+        if planted::is(Planted::Starvation) && ticket.id.0 % 5 == 3 {
+            return None;
+        }
+        let room = match sequence.probation {
+            Some(_) => Err(Cause::Recovery),
+            None => room(scheduler, draft, sequence),
+        };
+        draft.stopped = room.err();
+        return room.is_ok().then_some(*ticket);
     }
-    let starts = sequence.probation.is_none() && has_room(scheduler, draft, sequence);
-    starts.then_some(*ticket)
+    draft.stopped = Some(Cause::Prefix);
+    None
 }
 
 /// Whether a request has its first token sooner if it waits until a running one has computed what both begin with.
@@ -48,11 +60,15 @@ fn is_sooner_later(scheduler: &Scheduler, sequence: &Sequence) -> bool {
 }
 
 /// Whether a waiting request could get a slot and the blocks for all its tokens, with enough left for it and the
-/// running ones to grow as answers do: an admission that ends in a preemption is work lost.
-pub(crate) fn has_room(scheduler: &Scheduler, draft: &mut Draft, sequence: &Sequence) -> bool {
+/// running ones to grow as answers do: an admission that ends in a preemption is work lost. If not, what it waits for.
+pub(crate) fn room(
+    scheduler: &Scheduler,
+    draft: &mut Draft,
+    sequence: &Sequence,
+) -> Result<(), Cause> {
     let running = scheduler.slots.len() as u32;
     if running >= scheduler.settings.running_max {
-        return false;
+        return Err(Cause::Slot);
     }
     let hit = scheduler.kv.find(&sequence.key, sequence.skippable());
     let needed = |(group, pool): (usize, &BlockPool)| {
@@ -61,16 +77,18 @@ pub(crate) fn has_room(scheduler: &Scheduler, draft: &mut Draft, sequence: &Sequ
     };
     let mut pools = scheduler.kv.pools().iter().enumerate();
     if running == 0 {
-        return pools.all(|pool| needed(pool) <= pool.1.free());
+        let has_blocks = pools.all(|pool| needed(pool) <= pool.1.free());
+        return has_blocks.then_some(()).ok_or(Cause::Blocks);
     }
     let growth = draft.growth.get_or_insert_with(|| scheduler.growth());
     let growth = growth.with(sequence.len(), scheduler.expected_growth(sequence, 0));
-    pools.all(|(group, pool)| {
+    let has_blocks = pools.all(|(group, pool)| {
         let needed = needed((group, pool));
         let percent = u64::from(scheduler.settings.kv_reserve_percent);
         let reserve = (u64::from(pool.total()) * percent).div_ceil(100) as u32;
         let peak = growth.peak_blocks(pool, pool.total() - pool.free() + needed);
         // Whatever is expected, each gets its next block.
         needed + running <= pool.free() && peak.saturating_add(reserve) <= pool.total()
-    })
+    });
+    has_blocks.then_some(()).ok_or(Cause::Blocks)
 }

@@ -6,7 +6,7 @@
 
 use types::{RequestId, SlotId};
 
-use super::admit::has_room;
+use super::admit::room;
 use crate::{Scheduler, plan::Draft};
 
 /// Gives the step to a request on probation, if there is one that can run. Says whether it did.
@@ -35,5 +35,5 @@ fn suspect(scheduler: &Scheduler) -> Option<SlotId> {
 
 fn next(scheduler: &Scheduler, draft: &mut Draft) -> Option<RequestId> {
     let (ticket, sequence) = scheduler.queue.first()?;
-    (sequence.probation.is_some() && has_room(scheduler, draft, sequence)).then_some(ticket.id)
+    (sequence.probation.is_some() && room(scheduler, draft, sequence).is_ok()).then_some(ticket.id)
 }

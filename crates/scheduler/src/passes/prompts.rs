@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use types::SlotId;
 
 use super::admit::next;
-use crate::{Scheduler, plan::Draft};
+use crate::{Cause, Scheduler, plan::Draft};
 
 /// Hands out what is left of the step, as long as there is budget, time, and for those that start slots and blocks.
 pub(crate) fn prompts(scheduler: &mut Scheduler, draft: &mut Draft) {
@@ -17,6 +17,7 @@ pub(crate) fn prompts(scheduler: &mut Scheduler, draft: &mut Draft) {
         scheduler.slots.in_order().into_iter().filter(has_prompt).collect();
     // Room that was just taken from a running request is not for a newcomer.
     let mut is_open = !draft.preempted;
+    draft.stopped = draft.preempted.then_some(Cause::Blocks);
     while draft.tokens_left > 0 {
         let waiting = if is_open { next(scheduler, draft) } else { None };
         let running = under_way.front().copied();

@@ -11,7 +11,7 @@ use types::{
 };
 
 use crate::{
-    Error, PolicyKind, Scheduler, Settings,
+    Error, Explanation, Phase, PolicyKind, Scheduler, Settings,
     testing::{FakeModel, expected_output},
 };
 
@@ -32,6 +32,9 @@ pub(super) struct Stream {
     pub(super) prompt_logprobs: Option<Vec<TokenLogprobs>>,
     pub(super) finished: Option<(FinishReason, Usage)>,
     pub(super) failed: Option<Fault>,
+    pub(super) arrived: Duration,
+    /// Its account, once it is closed.
+    pub(super) explanation: Option<Explanation>,
 }
 
 impl Stream {
@@ -62,6 +65,7 @@ pub(super) fn executor(blocks: u32) -> ExecutorInfo {
         // The special tokens are above what the model draws, and inside what a request may name.
         vocab_size: VOCAB_SIZE + 2,
         steps_in_flight_max: 1,
+        draft_tokens_max: 8,
     }
 }
 
@@ -105,30 +109,26 @@ impl Driver {
     pub(super) fn submit_request(&mut self, request: Request) -> Result<(), Error> {
         let id = request.id;
         self.scheduler.submit(request, self.now)?;
-        self.scheduler.invariants();
-        self.streams.insert(id, Stream::default());
+        self.streams.insert(id, Stream { arrived: self.now, ..Stream::default() });
+        self.check();
         Ok(())
     }
 
     pub(super) fn abort(&mut self, id: u64) -> bool {
-        let was_there = self.scheduler.abort(RequestId(id));
-        self.scheduler.invariants();
+        let was_there = self.scheduler.abort(RequestId(id), self.now);
+        self.check();
         was_there
     }
 
     pub(super) fn plan(&mut self) -> Option<StepPlan> {
-        let now = self.now + STEP;
-        let plan = self.scheduler.plan(now);
-        self.scheduler.invariants();
-        if plan.is_some() {
-            self.now = now;
-        }
+        let plan = self.scheduler.plan(self.now);
+        self.check();
         plan
     }
 
     pub(super) fn commit(&mut self, outcome: StepOutcome) -> Result<(), Error> {
         let events = self.scheduler.commit(outcome, self.now)?;
-        self.scheduler.invariants();
+        self.check();
         self.take(events);
         Ok(())
     }
@@ -144,6 +144,7 @@ impl Driver {
     /// Runs and commits the oldest step under way; its plan, if there was one. A step with the poison token crashes.
     pub(super) fn finish_oldest(&mut self) -> Option<StepPlan> {
         let plan = self.under_way.pop_front()?;
+        self.now += STEP;
         let outcome = self.model.run(&plan);
         let poisoned =
             plan.items.iter().any(|item| self.model.prompt(item.slot).unwrap().contains(&POISON));
@@ -161,7 +162,7 @@ impl Driver {
         let fault = Fault::new(FaultKind::Internal, "it crashed twice");
         self.under_way.clear();
         let events = self.scheduler.requeue_all(&fault, self.now);
-        self.scheduler.invariants();
+        self.check();
         self.take(events);
         self.model = model(&self.info);
     }
@@ -181,6 +182,23 @@ impl Driver {
 
     pub(super) fn stream(&self, id: u64) -> &Stream {
         &self.streams[&RequestId(id)]
+    }
+
+    /// What must hold after each call. Each moment of a request is charged once, so the causes add up to its time.
+    pub(super) fn check(&mut self) {
+        self.scheduler.invariants();
+        for open in self.scheduler.explain(self.now) {
+            let stream = &self.streams[&open.id];
+            assert_eq!(open.times.total(), self.now - stream.arrived, "{open:?}");
+            assert_ne!(open.phase, Phase::Ended, "{open:?}");
+        }
+        for closed in self.scheduler.take_ended() {
+            let stream = self.streams.get_mut(&closed.id).expect("it was submitted");
+            assert_eq!((closed.phase, closed.until), (Phase::Ended, self.now), "{closed:?}");
+            assert_eq!(closed.times.total(), self.now - stream.arrived, "{closed:?}");
+            assert_eq!(stream.explanation, None, "it ends once");
+            stream.explanation = Some(closed);
+        }
     }
 
     fn take(&mut self, events: Vec<(RequestId, RequestEvent)>) {

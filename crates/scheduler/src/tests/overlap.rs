@@ -162,7 +162,8 @@ fn all_can_be_ended_while_two_are_under_way() {
         driver.under_way.push_back(plan);
     }
     assert_eq!(driver.scheduler.in_flight(), 2);
-    let events = driver.scheduler.end_all(&Fault::new(FaultKind::Unavailable, "going home"));
+    let fault = Fault::new(FaultKind::Unavailable, "going home");
+    let events = driver.scheduler.end_all(&fault, driver.now);
     driver.scheduler.invariants();
     assert_eq!(events.len(), 4);
     let before: Vec<_> = (0..4).map(|id| driver.stream(id).tokens.len()).collect();

@@ -10,8 +10,8 @@ use types::{CacheGroup, ExecutorInfo, Request, RequestId, SamplingParams, Servic
 
 use super::driver::{Driver, FAILING, POISON, VOCAB_SIZE, executor, prompt};
 use crate::{
-    Error, PolicyKind, Settings,
-    testing::{expected_output, logprobs_of},
+    Cause, Error, PolicyKind, Settings,
+    testing::{REPETITIVE, expected_output, logprobs_of},
 };
 
 #[derive(Clone, Debug)]
@@ -42,16 +42,17 @@ struct Arrival {
     stop_tokens: Vec<TokenId>,
     tokens_min: u32,
     prompt_logprobs: bool,
+    repetitive: bool,
     special: Option<TokenId>,
 }
 
 fn arrival() -> impl Strategy<Value = Arrival> {
     let special = prop_oneof![60 => Just(None), 1 => Just(Some(FAILING)), 1 => Just(Some(POISON))];
     let stop_tokens = prop::collection::vec(0..VOCAB_SIZE, 0..2);
-    let who = (0..4u64, 0..2u8, -1..2i32);
+    let who = (0..4u64, 0..2u8, -1..2i32, any::<bool>());
     (who, 1..30usize, 1..60u32, stop_tokens, 0..5u32, any::<bool>(), special).prop_map(
         |(who, prompt_len, tokens_max, stop_tokens, tokens_min, prompt_logprobs, special)| {
-            let (family, salt, priority) = who;
+            let (family, salt, priority, repetitive) = who;
             Arrival {
                 family,
                 salt,
@@ -61,6 +62,7 @@ fn arrival() -> impl Strategy<Value = Arrival> {
                 stop_tokens,
                 tokens_min,
                 prompt_logprobs,
+                repetitive,
                 special,
             }
         },
@@ -80,8 +82,12 @@ fn operation() -> impl Strategy<Value = Operation> {
 fn sizes() -> impl Strategy<Value = (ExecutorInfo, Settings)> {
     let groups = prop::collection::vec((6..40u32, 1..9u32), 1..3);
     let policies = PolicyKind::NAMES.map(|(_, policy)| policy);
-    let choices =
-        (any::<bool>(), prop::sample::select(policies.to_vec()), prop::option::of(1..30u64));
+    let choices = (
+        any::<bool>(),
+        prop::sample::select(policies.to_vec()),
+        prop::option::of(1..30u64),
+        0..9u32,
+    );
     (groups, 1..3u32, 1..40u32, 1..20u32, 1..9u32, 1..12u32, 0..40u32, 0..120u32, choices).prop_map(
         |(
             groups,
@@ -92,7 +98,7 @@ fn sizes() -> impl Strategy<Value = (ExecutorInfo, Settings)> {
             waiting_max,
             kv_reserve_percent,
             kv_growth_percent,
-            (prefix_cache, policy, target_ms),
+            (prefix_cache, policy, target_ms, draft_tokens_max),
         )| {
             let group = |(blocks, block_tokens)| CacheGroup::new(blocks, block_tokens);
             let cache_groups = groups.into_iter().map(group).collect();
@@ -107,6 +113,7 @@ fn sizes() -> impl Strategy<Value = (ExecutorInfo, Settings)> {
                 policy,
                 tenant_weights: BTreeMap::from([("1".into(), 3)]),
                 token_latency_target: target_ms.map(Duration::from_millis),
+                draft_tokens_max,
             };
             (ExecutorInfo { cache_groups, steps_in_flight_max, ..executor(1) }, settings)
         },
@@ -124,12 +131,14 @@ struct Run {
 impl Run {
     fn submit(&mut self, arrival: &Arrival) {
         let id = RequestId(self.requests.len() as u64);
+        // Some arrive while a step is under way.
+        self.driver.now += Duration::from_millis(arrival.prompt_len as u64 % 3);
         let mut prompt = prompt(arrival.family, arrival.prompt_len);
         if let Some(special) = arrival.special {
             prompt[arrival.prompt_len / 2] = special;
         }
         let sampling = SamplingParams {
-            seed: id.0,
+            seed: id.0 | if arrival.repetitive { REPETITIVE } else { 0 },
             stop_token_ids: arrival.stop_tokens.clone(),
             tokens_min: arrival.tokens_min,
             prompt_logprobs: arrival.prompt_logprobs.then_some(1),
@@ -194,7 +203,7 @@ impl Run {
             assert!(due.is_none_or(served), "{plan}: the first in order advances");
             let all = needing_one.iter().all(|slot| served(*slot));
             assert!(all || preempted, "{plan}: one position was denied without a shortage");
-            let chunk = plan.items.iter().map(|item| item.positions.len()).max().unwrap_or(0);
+            let chunk = plan.items.iter().map(|item| item.known().len()).max().unwrap_or(0);
             assert!(chunk <= settings.prefill_chunk_max as usize, "{plan}");
         }
         assert!(!preempted || plan.admit.is_empty(), "{plan}: room taken went to a newcomer");
@@ -262,6 +271,19 @@ impl Run {
                 sampling.prompt_logprobs.is_some() && !stream.tokens.is_empty(),
                 "{id}"
             );
+            let explained = stream.explanation.as_ref().expect("every account is closed");
+            assert_eq!(explained.generated_tokens as usize, stream.tokens.len(), "{id}");
+            if let Some((_, usage)) = stream.finished {
+                let queued = Cause::NAMES[..6].iter().map(|(cause, _)| explained.times.of(*cause));
+                let queued_ms = queued.sum::<Duration>().as_millis() as u64;
+                // Time after a crash is in both.
+                assert!(queued_ms >= usage.queued_ms, "{explained:?} {usage:?}");
+                assert_eq!(explained.prefix.hit_tokens, usage.cached_tokens);
+                assert_eq!(explained.preemptions, usage.preemptions);
+                assert!(explained.steps.prefill + explained.steps.recompute > 0);
+                assert!(explained.steps.decode < usage.generated_tokens);
+                assert!(explained.accepted_tokens <= explained.drafted_tokens);
+            }
             if self.aborted.contains(id) {
                 assert!(!stream.ended(), "{id} was aborted and ended");
             } else if special(FAILING) || special(POISON) || self.crashed.contains(id) {

@@ -19,6 +19,7 @@ use crate::{
 fn a_request_from_its_prompt_to_its_end() {
     let mut driver = Driver::new(executor(16), settings());
     driver.submit(1, prompt(1, 10), 3);
+    driver.now += Duration::from_millis(10);
     let plans = driver.run();
     assert_eq!(
         plans,
@@ -317,8 +318,8 @@ fn all_can_be_ended_at_once() {
     driver.submit(2, prompt(2, 4), 10);
     driver.step();
     let fault = Fault::new(FaultKind::Unavailable, "going home");
-    let events = driver.scheduler.end_all(&fault);
-    driver.scheduler.invariants();
+    let events = driver.scheduler.end_all(&fault, driver.now);
+    driver.check();
     let ids: Vec<_> = events.iter().map(|(id, _)| id.0).collect();
     assert_eq!(ids, [1, 2]);
     driver.run();

@@ -154,6 +154,7 @@ fn through_engine(model: &Arc<CudaModel>, jobs: &[Job], kv_bytes: u64) -> (Vec<V
                 sampling: job.sampling.clone(),
                 tokens_max: job.count as u32,
                 service: Service::default(),
+                label: "".into(),
             };
             handle.submit(request).expect("the request fits")
         })

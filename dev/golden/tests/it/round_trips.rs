@@ -149,6 +149,14 @@ fn circumstances_make_no_difference_to_the_real_model() {
 
 /// An engine with a pool of `blocks` blocks.
 fn start_engine(subject: &Subject, blocks: usize, prefix_cache: bool) -> (Engine, EngineHandle) {
+    start_engine_with(subject, blocks, SchedulerSettings { prefix_cache, ..Default::default() })
+}
+
+fn start_engine_with(
+    subject: &Subject,
+    blocks: usize,
+    scheduler: SchedulerSettings,
+) -> (Engine, EngineHandle) {
     let Subject { cpu, model, kv_format, .. } = subject;
     let &DecoderSpec { layers, kv_heads, head_dim, .. } = &model.spec;
     let block_bytes =
@@ -165,8 +173,7 @@ fn start_engine(subject: &Subject, blocks: usize, prefix_cache: bool) -> (Engine
     let factory = move || -> Result<Box<dyn Executor>, Fault> {
         Ok(Box::new(CpuRunner::new(Arc::clone(&cpu), Arc::clone(&model), &options)?))
     };
-    let scheduler =
-        SchedulerSettings { prefill_chunk_max: 40, prefix_cache, ..SchedulerSettings::default() };
+    let scheduler = SchedulerSettings { prefill_chunk_max: 40, ..scheduler };
     let settings = EngineSettings { scheduler, ..EngineSettings::default() };
     Engine::start(factory, settings, EngineMetrics::unregistered()).expect("it starts")
 }
@@ -181,6 +188,7 @@ fn run_all(handle: &EngineHandle, jobs: &[Job]) -> (Vec<Generated>, Vec<Usage>) 
                 sampling: job.sampling.clone(),
                 tokens_max: job.count as u32,
                 service: Service::default(),
+                label: "".into(),
             };
             handle.submit(request).expect("it is taken")
         })
@@ -225,6 +233,61 @@ fn check_scarcity(subject: &Subject) {
     let mut by_hand = runner(&subject.cpu, &subject.model, 24, subject.kv_format);
     let want = run(&mut by_hand, &jobs, Circumstances::default());
     subject.assert_same(&plenty, &want, "through the engine");
+}
+
+/// Runs jobs whose prompts repeat themselves with and without guessing, with room for all and with so little that some
+/// are preempted, alone and together.
+fn check_speculation(subject: &Subject) {
+    let mut jobs = subject.jobs(16, 40);
+    for (index, job) in jobs.iter_mut().enumerate() {
+        job.prompt.truncate(9);
+        job.prompt = job.prompt.repeat(5);
+        // Without penalties small models soon say the same again.
+        if index % 4 < 2 {
+            job.sampling = SamplingParams { logprobs: Some(3), ..SamplingParams::greedy() };
+        }
+    }
+    let through_the_engine = |jobs: &[Job], blocks, draft_tokens_max| {
+        // Without a target no time is measured, and guesses do not depend on it.
+        let scheduler = SchedulerSettings {
+            draft_tokens_max,
+            token_latency_target: None,
+            // Many are let in, and give way to each other.
+            kv_growth_percent: 0,
+            ..SchedulerSettings::default()
+        };
+        let (engine, handle) = start_engine_with(subject, blocks, scheduler);
+        let (generated, usages) = run_all(&handle, jobs);
+        let stats = handle.stats();
+        engine.shutdown();
+        (generated, usages, stats)
+    };
+    let (want, _, stats) = through_the_engine(&jobs, 1000, 0);
+    assert_eq!(stats.drafted_tokens, 0);
+    let (got, _, stats) = through_the_engine(&jobs, 1000, 8);
+    subject.assert_same(&got, &want, "guessed");
+    let (drafted, accepted) = (stats.drafted_tokens, stats.accepted_tokens);
+    assert!(0 < accepted && accepted < drafted, "{accepted} of {drafted} are right");
+    let (got, usages, _) = through_the_engine(&jobs, 40, 8);
+    subject.assert_same(&got, &want, "guessed and preempted");
+    let preemptions: u32 = usages.iter().map(|usage| usage.preemptions).sum();
+    assert!(preemptions > 0, "the pool was meant to be too small");
+    for (job, want) in jobs.iter().zip(want.chunks(1)).step_by(5) {
+        let (got, _, _) = through_the_engine(std::slice::from_ref(job), 1000, 8);
+        subject.assert_same(&got, want, "guessed alone");
+    }
+}
+
+#[test]
+fn guessing_makes_no_difference_to_tiny_models() {
+    let _alone = all_processors();
+    Subject::tiny().iter().for_each(check_speculation);
+}
+
+#[test]
+fn guessing_makes_no_difference_to_the_real_model() {
+    let _alone = all_processors();
+    Subject::real().iter().for_each(check_speculation);
 }
 
 /// Two turns of chats, each asked twice at once and once more later, with and without a prefix cache.

@@ -39,6 +39,7 @@ pub(crate) fn run_wave(handle: &EngineHandle, wave: Wave) -> Result<Seen> {
         sampling: SamplingParams::greedy(),
         tokens_max: wave.output_tokens as u32,
         service: service.clone(),
+        label: "".into(),
     };
     let requests = (0..wave.count).map(|stream| (Duration::ZERO, request(stream))).collect();
     let answers = run(handle, requests)?;

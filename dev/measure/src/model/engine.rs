@@ -46,6 +46,7 @@ pub(crate) fn run(bench: &Bench, (prefill_tokens_s, decode_tokens_s): (f64, f64)
         sampling: SamplingParams::greedy(),
         tokens_max: OUTPUT_TOKENS,
         service: Service::default(),
+        label: "".into(),
     };
     let answers = requests::run(
         &handle,
@@ -59,7 +60,19 @@ pub(crate) fn run(bench: &Bench, (prefill_tokens_s, decode_tokens_s): (f64, f64)
 pub(crate) fn start(
     cpu: &Arc<Cpu>,
     model: &Arc<Model>,
+    shape: (usize, usize),
+) -> Result<(Engine, EngineHandle)> {
+    let scheduler =
+        SchedulerSettings { step_tokens_max: STEP_TOKENS_MAX, ..SchedulerSettings::default() };
+    start_with(cpu, model, shape, scheduler)
+}
+
+/// The same with other settings.
+pub(crate) fn start_with(
+    cpu: &Arc<Cpu>,
+    model: &Arc<Model>,
     (slots, context): (usize, usize),
+    scheduler: SchedulerSettings,
 ) -> Result<(Engine, EngineHandle)> {
     let (cpu, model) = (Arc::clone(cpu), Arc::clone(model));
     let factory = move || -> Result<Box<dyn Executor>, Fault> {
@@ -67,13 +80,7 @@ pub(crate) fn start(
         let runner = runner.map_err(|error| Fault::internal(format!("{error:#}")))?;
         Ok(Box::new(runner))
     };
-    let settings = EngineSettings {
-        scheduler: SchedulerSettings {
-            step_tokens_max: STEP_TOKENS_MAX,
-            ..SchedulerSettings::default()
-        },
-        ..EngineSettings::default()
-    };
+    let settings = EngineSettings { scheduler, ..EngineSettings::default() };
     Ok(Engine::start(factory, settings, EngineMetrics::unregistered())?)
 }
 

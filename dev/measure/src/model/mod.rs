@@ -4,6 +4,7 @@ mod engine;
 pub(crate) mod load;
 mod profile;
 pub(crate) mod sharing;
+pub(crate) mod speculation;
 mod speed;
 pub(crate) mod streams;
 mod work;

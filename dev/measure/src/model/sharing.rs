@@ -51,7 +51,8 @@ fn with_engine(
 fn request(prompt: Vec<TokenId>, tokens_max: u32, tenant: &str, salt: &Arc<str>) -> NewRequest {
     let service =
         Service { tenant: tenant.into(), cache_salt: Arc::clone(salt), ..Service::default() };
-    NewRequest { prompt, sampling: SamplingParams::greedy(), tokens_max, service }
+    let sampling = SamplingParams::greedy();
+    NewRequest { prompt, sampling, tokens_max, service, label: "".into() }
 }
 
 /// Short requests, ten a second, alone and with a long prompt among them.

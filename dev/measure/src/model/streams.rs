@@ -86,7 +86,7 @@ impl<'r, E: Executor> Streams<'r, E> {
             let first = slot as u32 * blocks;
             let table = (first..first + positions.end.div_ceil(block_tokens)).map(BlockId);
             let (slot, block_tables) = (SlotId(slot as u32), vec![table.collect()]);
-            items.push(WorkItem { slot, positions, block_tables, sample });
+            items.push(WorkItem { slot, positions, draft: Vec::new(), block_tables, sample });
         }
         let admit = std::mem::take(&mut self.admit);
         StepPlan { id: StepId(self.step), release: Vec::new(), admit, items }

@@ -164,7 +164,7 @@ impl Soak {
     fn abort(&mut self, id: RequestId) {
         let is_there = self.streams.get(&id).is_some_and(|stream| !stream.has_ended())
             && !self.aborted.contains(&id);
-        assert_eq!(self.scheduler.abort(id), is_there, "{id} is given up");
+        assert_eq!(self.scheduler.abort(id, self.now), is_there, "{id} is given up");
         if is_there {
             self.aborted.insert(id);
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
-use scheduler::{PolicyKind, Settings};
+use scheduler::{PolicyKind, Settings, testing::REPETITIVE};
 use simulate::Random;
 use types::{CacheGroup, ExecutorInfo, Request, RequestId, SamplingParams, Service, TokenId};
 
@@ -42,6 +42,8 @@ pub struct Setup {
     pub policy: &'static str,
     /// The target for a step; 0 for none.
     pub target_ms: u32,
+    /// Most tokens guessed at once; 0 for none.
+    pub draft: u32,
 }
 
 /// One thing that happens.
@@ -68,6 +70,8 @@ pub struct Arrival {
     pub length: u32,
     /// What its tokens are drawn from.
     pub seed: u64,
+    /// Whether it says the same over and over.
+    pub repeats: bool,
     /// Tokens that end it.
     pub stops: Vec<TokenId>,
     /// Whether it asks for the log-probabilities of its prompt.
@@ -102,6 +106,8 @@ impl Script {
             prefix_cache: !random.chance(4),
             policy: PolicyKind::NAMES[random.any() as usize % PolicyKind::NAMES.len()].0,
             target_ms: random.between(0, 30),
+            // From numbers of its own, so that all else of a script does not depend on it.
+            draft: Random::new(!seed).between(0, 6),
         };
         let (mut actions, mut stepped, mut arrived) = (Vec::new(), 0, 0);
         while stepped < steps {
@@ -125,11 +131,14 @@ impl Script {
 
 impl Arrival {
     fn random(id: u64, random: &mut Random) -> Self {
+        let (family, length) = (random.between(0, 5), random.spread(1, 60));
+        let seed = random.any() % 1_000_000;
         Self {
             id,
-            family: random.between(0, 5),
-            length: random.spread(1, 60),
-            seed: random.any() % 1_000_000,
+            family,
+            length,
+            seed,
+            repeats: seed.is_multiple_of(2),
             stops: (0..random.between(0, 2)).map(|_| random.between(0, VOCAB_SIZE - 1)).collect(),
             logprobs: random.chance(6),
             tokens_max: random.spread(1, 80),
@@ -147,7 +156,7 @@ impl Arrival {
             id: RequestId(self.id),
             prompt: (0..self.length).map(token).collect(),
             sampling: SamplingParams {
-                seed: self.seed,
+                seed: self.seed | if self.repeats { REPETITIVE } else { 0 },
                 stop_token_ids: self.stops.clone(),
                 prompt_logprobs: self.logprobs.then_some(1),
                 ..SamplingParams::default()
@@ -177,6 +186,7 @@ impl Setup {
             context_max: 200,
             vocab_size: VOCAB_SIZE,
             steps_in_flight_max: self.in_flight,
+            draft_tokens_max: self.draft,
         }
     }
 
@@ -195,6 +205,7 @@ impl Setup {
             tenant_weights: BTreeMap::from([("1".into(), 3)]),
             token_latency_target: (self.target_ms > 0)
                 .then(|| Duration::from_millis(self.target_ms.into())),
+            draft_tokens_max: self.draft,
         }
     }
 }
@@ -214,12 +225,13 @@ impl fmt::Display for Script {
             prefix_cache,
             policy,
             target_ms,
+            draft,
         } = &self.setup;
         let groups: Vec<String> =
             groups.iter().map(|(blocks, tokens)| format!("{blocks}x{tokens}")).collect();
         writeln!(
             f,
-            "setup groups={} in_flight={in_flight} step={step} chunk={chunk} running={running} waiting={waiting} reserve={reserve} growth={growth} prefix_cache={} policy={policy} target_ms={target_ms}",
+            "setup groups={} in_flight={in_flight} step={step} chunk={chunk} running={running} waiting={waiting} reserve={reserve} growth={growth} prefix_cache={} policy={policy} target_ms={target_ms} draft={draft}",
             groups.join(","),
             u8::from(*prefix_cache),
         )?;
@@ -231,6 +243,7 @@ impl fmt::Display for Script {
                         family,
                         length,
                         seed,
+                        repeats,
                         stops,
                         logprobs,
                         tokens_max,
@@ -242,7 +255,8 @@ impl fmt::Display for Script {
                     let stops: Vec<String> = stops.iter().map(ToString::to_string).collect();
                     writeln!(
                         f,
-                        "submit id={id} family={family} length={length} seed={seed} stops={} logprobs={} tokens_max={tokens_max} priority={priority} due={} tenant={tenant} salt={salt}",
+                        "submit id={id} family={family} length={length} seed={seed} repeats={} stops={} logprobs={} tokens_max={tokens_max} priority={priority} due={} tenant={tenant} salt={salt}",
+                        u8::from(*repeats),
                         stops.join(","),
                         u8::from(*logprobs),
                         u8::from(*is_due),
@@ -330,6 +344,7 @@ fn read_setup(fields: &Fields<'_>) -> Result<Setup, String> {
             .ok_or_else(|| format!("there is no policy `{policy}`"))?
             .0,
         target_ms: fields.number("target_ms")?,
+        draft: fields.number("draft")?,
     })
 }
 
@@ -339,6 +354,7 @@ fn read_arrival(fields: &Fields<'_>) -> Result<Arrival, String> {
         family: fields.number("family")?,
         length: fields.number("length")?,
         seed: fields.number("seed")?,
+        repeats: fields.flag("repeats")?,
         stops: fields.list("stops", |word| word.parse().ok())?,
         logprobs: fields.flag("logprobs")?,
         tokens_max: fields.number("tokens_max")?,
