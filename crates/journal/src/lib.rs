@@ -1,7 +1,7 @@
 //! What a scheduler was told, written down, so that every decision of it can be made again and looked at.
 //!
 //! Queue, scheduler and KV manager are pure: the same calls give the same plans. So a journal holds the calls
-//! (arrivals, outcomes of steps, aborts, crashes, each with its time) and no plan, but a digest of each. [`replay`]
+//! (arrivals, outcomes of steps, aborts, crashes, each with its time) and no plan, but a digest of each. [`replay()`]
 //! makes the calls again, block id by block id, and says which plan is the first to differ, if one does.
 //!
 //! [`RecordedScheduler`] is a scheduler that writes down what it is told: into a ring in memory, which keeps the newest

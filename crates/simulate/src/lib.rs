@@ -1,6 +1,6 @@
 //! The real queue, scheduler and KV manager on a virtual clock.
 //!
-//! [`run`] serves a [trace](trace) on replicas of a [`Device`] whose steps take what a model of it says, and tells what
+//! [`run()`] serves a [trace] on replicas of a [`Device`] whose steps take what a model of it says, and tells what
 //! each request got; [`report`] and [`plot`] sum that up. A simulation is a function of its arguments.
 
 pub mod device;
