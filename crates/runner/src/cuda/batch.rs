@@ -132,7 +132,8 @@ impl Batch {
             tables.extend(table.iter().map(|block| block.0 as i32));
             let mut output = |row: usize, purpose| {
                 selected.push(row as i32);
-                let how = sample_row(slot, item.slot, range.end, (vocab_size, &mut biases));
+                let own = slots.biases(item.slot);
+                let how = sample_row(slot, item.slot, range.end, own, (vocab_size, &mut biases));
                 adjusts |= does_adjust(&how);
                 sample.extend(words_of(&how));
                 let logprobs = slot.sampling.logprobs;
@@ -284,32 +285,26 @@ fn needs_host(slot: &Slot) -> bool {
     sampling.typical_p < 1.0 || sampling.logprobs.is_some_and(|count| count as usize > LOGPROBS_MAX)
 }
 
-/// How the token at a position is drawn. Appends its biases and bans to those of the step.
+/// How the token at a position is drawn. Appends its `own` biases and its bans to those of the step.
 fn sample_row(
     slot: &Slot,
     id: SlotId,
     position: usize,
+    own: &[(TokenId, f32)],
     (vocab_size, biases): (usize, &mut Vec<i32>),
 ) -> SampleRow {
     let sampling = &slot.sampling;
     let is_greedy = sampling.temperature == 0.0;
     let is_token = |token: TokenId| (token as usize) < vocab_size;
     let bias_first = biases.len() / BIAS_WORDS;
-    let mut own: Vec<(TokenId, f32)> = sampling.logit_bias.clone();
-    own.retain(|&(token, _)| is_token(token));
-    // The GPU adds all at once, so each token is named once.
-    own.sort_by_key(|&(token, _)| token);
-    own.dedup_by(|next, kept| {
-        let is_same = next.0 == kept.0;
-        kept.1 += if is_same { next.1 } else { 0.0 };
-        is_same
-    });
-    let bias_count = own.len();
     // Tokens of steps under way are not known yet, but their number is.
     let is_stop_banned = position < slot.prompt_len + sampling.tokens_min as usize;
     let bans = sampling.stop_token_ids.iter().filter(|&&token| is_stop_banned && is_token(token));
-    own.extend(bans.map(|&token| (token, 0.0)));
-    biases.extend(own.iter().flat_map(|&(token, bias)| [token as i32, bias.to_bits() as i32]));
+    let mut append = |token: TokenId, bias: f32| {
+        biases.extend([token as i32, bias.to_bits() as i32]);
+    };
+    own.iter().for_each(|&(token, bias)| append(token, bias));
+    let ban_count = bans.map(|&token| append(token, 0.0)).count();
     SampleRow {
         seed: sampling.seed,
         position: position as u64,
@@ -323,8 +318,8 @@ fn sample_row(
         frequency: sampling.frequency_penalty,
         logprobs: sampling.logprobs.map_or(-1, |count| count.min(LOGPROBS_MAX as u32) as i32),
         bias_first: bias_first as i32,
-        bias_count: bias_count as i32,
-        ban_count: (own.len() - bias_count) as i32,
+        bias_count: own.len() as i32,
+        ban_count: ban_count as i32,
         slot: id.0 as i32,
     }
 }
@@ -367,10 +362,11 @@ mod tests {
     use types::{SamplingParams, SlotAdmission, StepId, WorkItem};
 
     use super::*;
+    use crate::cuda::slots::merged_biases;
 
     /// Whether a step with these positions of a prompt of ten tokens needs the host, a plain neighbour beside it.
     fn needs(sampling: SamplingParams, positions: Range<u32>, sample: bool) -> bool {
-        let mut slots = Slots::new(2);
+        let mut slots = Slots::new(2, 50);
         for (slot, sampling) in [(0, SamplingParams::greedy()), (1, sampling)] {
             slots.admit(SlotAdmission {
                 slot: SlotId(slot),
@@ -431,13 +427,14 @@ mod tests {
             prompt_len: 10,
             sampling: Arc::new(sampling),
         });
+        let own = merged_biases(&slot.sampling, 50);
         let mut biases = vec![0, 0];
         let words = |token: i32, bias: f32| [token, bias.to_bits() as i32];
-        let row = sample_row(&slot, SlotId(4), 11, (50, &mut biases));
+        let row = sample_row(&slot, SlotId(4), 11, &own, (50, &mut biases));
         assert_eq!((row.bias_first, row.bias_count, row.ban_count), (1, 2, 1));
         assert_eq!(biases, [words(0, 0.0), words(3, -2.0), words(7, 1.5), words(5, 0.0)].concat());
         assert!(does_adjust(&row));
-        let row = sample_row(&slot, SlotId(4), 12, (50, &mut biases));
+        let row = sample_row(&slot, SlotId(4), 12, &own, (50, &mut biases));
         assert_eq!((row.bias_first, row.bias_count, row.ban_count), (4, 2, 0), "two are out");
     }
 }

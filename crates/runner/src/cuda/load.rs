@@ -9,7 +9,7 @@ use cuda::{
     Compiler, DeviceBuffer, Gpu, Stream,
     kernels::{
         KernelOptions, Kernels,
-        products::{DENSE_ROWS_MAX, Matrix, QUANTIZED_ROWS_MAX, QuantizedMatrix},
+        products::{DENSE_ROWS_MAX, Matrix, QUANTIZED_ROWS_MAX, QuantizedMatrix, TILE_ROWS},
     },
 };
 use kernels::linear::QuantizedLayout;
@@ -257,7 +257,7 @@ impl Loader<'_> {
         // Quantized matrices are joined at the ends of whole tiles only.
         let joins = |layouts: &[Option<QuantizedLayout>], part: usize| {
             layouts[part - 1] == layouts[part]
-                && (layouts[part].is_none() || rows[part - 1].is_multiple_of(16))
+                && (layouts[part].is_none() || rows[part - 1].is_multiple_of(TILE_ROWS))
         };
         if whole && !(1..parts.len()).all(|part| joins(&layouts, part)) {
             layouts.fill(None);

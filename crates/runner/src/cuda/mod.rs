@@ -189,7 +189,7 @@ impl CudaRunner {
         model.stream.synchronize()?;
         Ok(Self {
             graphs: HashMap::new(),
-            slots: Slots::new(options.slots_max),
+            slots: Slots::new(options.slots_max, model.spec.vocab_size),
             // The block after the last one.
             filler: Filler { slot: slots_max, place: blocks as usize * BLOCK_TOKENS },
             inputs,

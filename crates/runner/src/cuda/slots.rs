@@ -1,6 +1,6 @@
 //! Requests by slot, and which of the requests that a slot had in turn is meant.
 
-use types::{SlotAdmission, SlotId, TokenId};
+use types::{SamplingParams, SlotAdmission, SlotId, TokenId};
 
 use crate::slot::Slot;
 
@@ -8,11 +8,13 @@ use crate::slot::Slot;
 pub(super) struct Slots {
     slots: Vec<Option<Held>>,
     next: u64,
+    vocab_size: usize,
 }
 
 struct Held {
     slot: Slot,
     admission: Admission,
+    biases: Vec<(TokenId, f32)>,
     /// Whether the GPU's counts of its tokens are what they should be.
     is_counted: bool,
 }
@@ -22,14 +24,15 @@ struct Held {
 pub(super) struct Admission(u64);
 
 impl Slots {
-    pub(super) fn new(slots_max: u32) -> Self {
-        Self { slots: (0..slots_max).map(|_| None).collect(), next: 0 }
+    pub(super) fn new(slots_max: u32, vocab_size: usize) -> Self {
+        Self { slots: (0..slots_max).map(|_| None).collect(), next: 0, vocab_size }
     }
 
     pub(super) fn admit(&mut self, admission: SlotAdmission) {
         let place = admission.slot.0 as usize;
         let (slot, admission) = (Slot::new(admission), Admission(self.next));
-        self.slots[place] = Some(Held { slot, admission, is_counted: false });
+        let biases = merged_biases(&slot.sampling, self.vocab_size);
+        self.slots[place] = Some(Held { slot, admission, biases, is_counted: false });
         self.next += 1;
     }
 
@@ -43,6 +46,11 @@ impl Slots {
 
     pub(super) fn admission(&self, slot: SlotId) -> Admission {
         self.held(slot).admission
+    }
+
+    /// A request's biases as the GPU takes them.
+    pub(super) fn biases(&self, slot: SlotId) -> &[(TokenId, f32)] {
+        &self.held(slot).biases
     }
 
     /// Appends a token that was drawn for a request, if it still has the slot.
@@ -71,4 +79,17 @@ impl Slots {
     fn held(&self, slot: SlotId) -> &Held {
         self.slots[slot.0 as usize].as_ref().expect("the plan admitted this slot")
     }
+}
+
+/// Biases of known tokens, each named once: the GPU adds all at once.
+pub(super) fn merged_biases(sampling: &SamplingParams, vocab_size: usize) -> Vec<(TokenId, f32)> {
+    let mut biases = sampling.logit_bias.clone();
+    biases.retain(|&(token, _)| (token as usize) < vocab_size);
+    biases.sort_by_key(|&(token, _)| token);
+    biases.dedup_by(|next, kept| {
+        let is_same = next.0 == kept.0;
+        kept.1 += if is_same { next.1 } else { 0.0 };
+        is_same
+    });
+    biases
 }

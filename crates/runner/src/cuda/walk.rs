@@ -115,7 +115,7 @@ impl Walker {
         self.profiler.mark(stream, Family::Embedding)?;
         for index in 0..spec.layers {
             self.attention(model, views, tasks, index)?;
-            self.feed_forward(model, views, index)?;
+            self.feed_forward(model, rows, index)?;
         }
         Ok(())
     }
@@ -193,13 +193,7 @@ impl Walker {
         self.profiler.mark(stream, Family::Output)
     }
 
-    fn feed_forward(
-        &mut self,
-        model: &CudaModel,
-        views: &Views,
-        index: usize,
-    ) -> Result<(), Error> {
-        let rows = views.rows;
+    fn feed_forward(&mut self, model: &CudaModel, rows: usize, index: usize) -> Result<(), Error> {
         let layer = &model.layers[index];
         let (spec, stream, kernels) = (&model.spec, &*model.stream, &model.kernels);
         let (width, inner) = (spec.width, spec.feed_forward);
