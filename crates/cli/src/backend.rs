@@ -45,9 +45,9 @@ enum DeviceKind {
 }
 
 impl Device {
-    /// Most tokens in one step.
+    /// Most tokens in one step, if the executor takes as many.
     pub(crate) fn step_tokens_max(&self, settings: &Settings) -> u32 {
-        self.count(settings, "engine.step_tokens_max", 512, 2048)
+        self.count(settings, "engine.step_tokens_max", 512, u32::MAX)
     }
 
     /// How long a step may take while requests wait for their next tokens.
@@ -71,8 +71,12 @@ impl Device {
             DeviceKind::Cpu => on_cpu,
             DeviceKind::Gpu => on_gpu,
         };
-        settings.integer(key).map_or(default, |count| u32::try_from(count).unwrap_or(u32::MAX))
+        count(settings, key).unwrap_or(default)
     }
+}
+
+fn count(settings: &Settings, key: &str) -> Option<u32> {
+    settings.integer(key).map(|count| u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 impl Backend {
@@ -100,7 +104,7 @@ impl Backend {
         let mut options = RunnerOptions {
             step_tokens_max: device.step_tokens_max(settings),
             slots_max: device.running_max(settings),
-            context_max: context_max(settings),
+            context_max: count(settings, "engine.context_max"),
             kv_budget: settings.integer("engine.kv_cache_bytes").map_or_else(
                 || KvBudget::FractionOfFree(settings.number("engine.kv_cache_fraction")),
                 KvBudget::Bytes,
@@ -143,9 +147,10 @@ impl Backend {
         let model = Arc::new(model?);
         let device = Device { kind: DeviceKind::Gpu, description: gpu.properties().name.clone() };
         let mut options = CudaOptions {
-            step_tokens_max: device.step_tokens_max(settings),
+            step_tokens_max: count(settings, "engine.step_tokens_max")
+                .unwrap_or_else(|| model.step_tokens_default()),
             slots_max: device.running_max(settings),
-            context_max: context_max(settings),
+            context_max: count(settings, "engine.context_max"),
             budget: settings.integer("engine.kv_cache_bytes").map_or_else(
                 || GpuBudget::FractionOfAll(settings.number("engine.gpu_memory_fraction")),
                 GpuBudget::Bytes,
@@ -164,11 +169,6 @@ impl Backend {
 
 fn is_random(settings: &Settings) -> bool {
     settings.text("model.load_format") == Some("dummy")
-}
-
-fn context_max(settings: &Settings) -> Option<u32> {
-    let tokens = settings.integer("engine.context_max");
-    tokens.map(|tokens| u32::try_from(tokens).unwrap_or(u32::MAX))
 }
 
 fn kv_format(settings: &Settings) -> KvFormat {

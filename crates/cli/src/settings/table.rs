@@ -184,7 +184,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "engine.step_tokens_max",
         "",
         Kind::Integer(1, 65_536),
-        "Most tokens computed in one step. Larger steps make long prompts faster and other streams jerkier. By default 512 on a CPU and 2048 on a GPU.",
+        "Most tokens computed in one step. Larger steps make long prompts faster and other streams jerkier. By default 512 on a CPU, and 2048 to 8192 on a GPU, as its memory allows.",
     )
     .flags(&["max-num-batched-tokens", "max-batch-prefill-tokens"])
     .variables(&["MAX_BATCH_PREFILL_TOKENS"]),

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use attention::AttentionKernels;
 pub use fill::FillKernel;
 pub use peak::PeakKernel;
-use products::{DequantizeKernels, FewRowsKernels};
+use products::{DequantizeKernels, FewRowsKernels, TiledKernels};
 pub use rows::{Embed, RmsNorm, RopeStore, RowKernels};
 pub use sampling::{Draw, LOGPROBS_MAX, Report, SampleKernels, SampleRow, TokenBias, TokenLogprob};
 
@@ -75,6 +75,8 @@ pub struct Kernels {
     pub attention: AttentionKernels,
     /// Products of few rows.
     pub few_rows: FewRowsKernels,
+    /// Products of more rows with quantized weights.
+    pub tiled: TiledKernels,
     /// bfloat16 of quantized weights.
     pub dequantize: DequantizeKernels,
     /// Drawing tokens.
@@ -90,6 +92,7 @@ pub fn units(options: &KernelOptions) -> Vec<Unit> {
     let mut units = rows::units(options);
     units.extend(attention::units(options));
     units.extend(products::few_rows_units(options));
+    units.extend(products::tiled::units(options));
     units.extend(products::quantized::units(&options.layouts));
     units.extend(sampling::units());
     units.push(fill::unit());
@@ -112,6 +115,7 @@ impl Kernels {
             rows: RowKernels::new(options, &mut next)?,
             attention: AttentionKernels::new(gpu, options, &mut next)?,
             few_rows: FewRowsKernels::new(gpu, options, &mut next)?,
+            tiled: TiledKernels::new(gpu, options, &mut next)?,
             dequantize: DequantizeKernels::new(&options.layouts, &mut next)?,
             sample: SampleKernels::new(&mut next)?,
             fill: FillKernel::new(gpu, &mut next)?,

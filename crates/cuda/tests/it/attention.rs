@@ -36,6 +36,13 @@ fn heads_of_every_width() {
 }
 
 #[test]
+fn many_long_sequences() {
+    // So many that none is cut, though a warp does more pages of each than it has lanes.
+    let (window, softcap, sequences) = (None, None, &[(1, 2200); 52]);
+    run(&Case { head_dim: 64, heads: 8, kv_heads: 8, window, softcap, sequences });
+}
+
+#[test]
 fn windows_and_capped_scores() {
     for (window, softcap) in [
         (Some(1), None),
@@ -122,9 +129,9 @@ fn attend(bench: &Bench, case: &Case<'_>, which: std::ops::Range<usize>) -> Vec<
     }
     let rows = queries.len() / stride;
     let kernels = &bench.kernels.attention;
-    let limits = StepLimits { rows, sequences: sequences.len(), pages, kv_heads };
+    let limits = StepLimits { rows, sequences: sequences.len(), kv_heads };
     let scratch = kernels.scratch(&bench.stream, limits).unwrap();
-    let tasks = kernels.planner().plan(&sequences, kv_heads, window);
+    let tasks = kernels.planner().plan(&sequences, rows, kv_heads, window);
     assert!(tasks.words().len() <= kernels.planner().words_max(limits));
     let output = bench.poisoned::<bf16>(rows * heads * head_dim);
     let args = Attention {

@@ -1,7 +1,11 @@
-//! Products of few rows.
+//! Products of few rows, and of more with quantized weights.
 
-use cuda::kernels::products::{
-    DENSE_ROWS_MAX, FewRows, Matrix, NextNorm, NormFactor, Sink, square_sums,
+use cuda::{
+    DeviceBuffer,
+    kernels::products::{
+        DENSE_ROWS_MAX, FewRows, Matrix, NextNorm, NormFactor, QUANTIZED_ROWS_MAX, Sink, Tiled,
+        TiledScratch, square_sums,
+    },
 };
 use half::bf16;
 use kernels::linear::{QuantizedLayout, Scales};
@@ -57,18 +61,88 @@ fn every_quantized_layout_with_every_epilogue() {
     }
 }
 
+#[test]
+fn more_rows_with_every_quantized_layout() {
+    let Some(bench) = Bench::with_layouts(64, 3, &LAYOUTS) else { return };
+    let mut values = Values::new(6);
+    let scratch = bench.kernels.tiled.scratch(&bench.stream).unwrap();
+    for layout in LAYOUTS {
+        // One block and several, inputs that many and few blocks share, and that end within a stage.
+        let mut shapes = vec![(16, 256), (304, 2304), (2112, 512)];
+        if layout.scales == Scales::Half {
+            shapes.extend([(48, 96), (16, 32)]);
+        }
+        for (outputs, inputs) in shapes {
+            for rows in [33, 64, 100, 200] {
+                for kind in KINDS {
+                    let what = (rows, outputs, inputs);
+                    tiled_case(&bench, &scratch, &mut values, layout, what, kind);
+                }
+            }
+        }
+        // Outputs that end within a tile, and many blocks of rows.
+        tiled_case(&bench, &scratch, &mut values, layout, (65, 40, 256), Kind::F32);
+        tiled_case(&bench, &scratch, &mut values, layout, (400, 1000, 256), Kind::Residual);
+    }
+}
+
 fn case(
     bench: &Bench,
     values: &mut Values,
     layout: Option<QuantizedLayout>,
-    (rows, outputs, inputs): (usize, usize, usize),
+    shape: (usize, usize, usize),
     kind: Kind,
+) {
+    let has_bias = kind != Kind::Gated;
+    check(bench, values, layout, (shape, has_bias), (kind, 0.0), |operands, sink| {
+        let Operands { weights, input, bias, output_stride } = operands;
+        let (rows, outputs, inputs) = shape;
+        let factor = None;
+        let args =
+            FewRows { weights, input, factor, bias, sink, rows, outputs, inputs, output_stride };
+        bench.kernels.few_rows.multiply(&bench.stream, &args).unwrap();
+    });
+}
+
+fn tiled_case(
+    bench: &Bench,
+    scratch: &TiledScratch,
+    values: &mut Values,
+    layout: QuantizedLayout,
+    shape: (usize, usize, usize),
+    kind: Kind,
+) {
+    assert!(shape.0 > QUANTIZED_ROWS_MAX, "fewer are the other kernel's");
+    // Weights are rounded to bfloat16.
+    check(bench, values, Some(layout), (shape, false), (kind, 3e-3), |operands, sink| {
+        let Operands { weights, input, output_stride, .. } = operands;
+        let (rows, outputs, inputs) = shape;
+        let args = Tiled { weights, input, sink, rows, outputs, inputs, output_stride };
+        bench.kernels.tiled.multiply(&bench.stream, &args, scratch).unwrap();
+    });
+}
+
+/// What is multiplied.
+struct Operands<'a> {
+    weights: &'a Matrix,
+    input: &'a DeviceBuffer<bf16>,
+    bias: Option<&'a DeviceBuffer<f32>>,
+    output_stride: usize,
+}
+
+fn check(
+    bench: &Bench,
+    values: &mut Values,
+    layout: Option<QuantizedLayout>,
+    ((rows, outputs, inputs), has_bias): ((usize, usize, usize), bool),
+    (kind, error): (Kind, f32),
+    multiply: impl FnOnce(Operands<'_>, Sink<'_>),
 ) {
     let what = format!("{rows} rows, {outputs} outputs, {inputs} inputs, {kind:?}, {layout:?}");
     let matrix_rows = if kind == Kind::Gated { 2 * outputs } else { outputs };
     let (matrix, weights) = bench.matrix(values, layout, [matrix_rows, inputs]);
     let input = values.halves(rows * inputs);
-    let bias = (kind != Kind::Gated).then(|| values.floats(outputs));
+    let bias = has_bias.then(|| values.floats(outputs));
     let output_stride = outputs + 3;
     let before = values.floats(rows * output_stride);
     let product = |row: usize, output: usize| -> f32 {
@@ -94,23 +168,15 @@ fn case(
         bench.poisoned::<f32>(rows * output_stride)
     };
     let bias = bias.map(|bias| bench.upload(&bias));
-    let args = FewRows {
-        weights: &matrix,
-        input: &bench.upload(&input),
-        factor: None,
-        bias: bias.as_ref(),
-        sink: match kind {
-            Kind::Bf16 => Sink::Bf16(&halves),
-            Kind::F32 => Sink::F32(&floats),
-            Kind::Residual => Sink::Residual(&floats, None),
-            Kind::Gated => Sink::Gated(&halves),
-        },
-        rows,
-        outputs,
-        inputs,
-        output_stride,
+    let sink = match kind {
+        Kind::Bf16 => Sink::Bf16(&halves),
+        Kind::F32 => Sink::F32(&floats),
+        Kind::Residual => Sink::Residual(&floats, None),
+        Kind::Gated => Sink::Gated(&halves),
     };
-    bench.kernels.few_rows.multiply(&bench.stream, &args).unwrap();
+    let input = bench.upload(&input);
+    let operands = Operands { weights: &matrix, input: &input, bias: bias.as_ref(), output_stride };
+    multiply(operands, sink);
     let got = match kind {
         Kind::Bf16 | Kind::Gated => bench.floats(&halves),
         Kind::F32 | Kind::Residual => bench.download(&floats),
@@ -129,7 +195,7 @@ fn case(
         Kind::Bf16 => 4e-3,
         Kind::Gated => 1e-2,
     };
-    assert_close(&got, &expected, relative, &what);
+    assert_close(&got, &expected, relative + error, &what);
 }
 
 #[test]

@@ -45,9 +45,9 @@ impl Planner {
         })
     }
 
-    /// The tasks of a step, one list for each window.
-    pub(super) fn plan(&self, sequences: &[Sequence]) -> Vec<TaskList> {
-        let list = |&window| self.tasks.plan(sequences, self.kv_heads, window);
+    /// The tasks of a step of so many rows, one list for each window.
+    pub(super) fn plan(&self, sequences: &[Sequence], rows: usize) -> Vec<TaskList> {
+        let list = |&window| self.tasks.plan(sequences, rows, self.kv_heads, window);
         self.windows.iter().map(list).collect()
     }
 

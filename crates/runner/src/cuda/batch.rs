@@ -163,7 +163,7 @@ impl Batch {
             sample.extend(words_of(&SampleRow::greedy(filler.slot as i32)));
         }
         let words = [sample, tokens, positions, places, selected].concat();
-        let tasks = planner.plan(&sequences);
+        let tasks = planner.plan(&sequences, rows);
         Self { rows, is_decode, adjusts, outputs, tasks, words, tables, biases }
     }
 
@@ -197,11 +197,12 @@ impl Batch {
 }
 
 impl Inputs {
-    /// Memory for steps within the limits.
+    /// Memory for steps within the limits, with so many entries of block tables.
     pub(super) fn new(
         gpu: &Arc<Gpu>,
         planner: &Planner,
         limits: StepLimits,
+        table_entries: usize,
     ) -> Result<Self, Error> {
         let buffer = |words| DeviceBuffer::new(gpu, words, "the plans of steps");
         // Prompts whose log-probabilities are wanted have an output for each row.
@@ -210,7 +211,7 @@ impl Inputs {
         let tasks: Result<_, _> = (0..planner.lists()).map(|_| buffer(task_words)).collect();
         Ok(Self {
             words: buffer(words)?,
-            tables: buffer(limits.pages)?,
+            tables: buffer(table_entries)?,
             biases: buffer(BIAS_WORDS * BIASES_MAX)?,
             tasks: tasks?,
         })

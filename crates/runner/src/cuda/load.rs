@@ -16,7 +16,7 @@ use kernels::linear::QuantizedLayout;
 use models::{Checkpoint, DecoderSpec, Part, RopeFrequencies, describe};
 use weights::{Tensor, Weights};
 
-use super::staging::Staging;
+use super::{memory::step_tokens_default, staging::Staging};
 use crate::Error;
 
 /// How to load a model onto a GPU.
@@ -150,6 +150,11 @@ impl CudaModel {
         };
         let layers = self.layers.iter().flat_map(Layer::products);
         (layers.map(bytes).sum::<usize>() + bytes(&self.logits)) as u64
+    }
+
+    /// How many positions steps should have at most: as many as pay, if the GPU has memory for them.
+    pub fn step_tokens_default(&self) -> u32 {
+        step_tokens_default(&self.spec, self.gpu().properties().memory_bytes)
     }
 
     /// The GPU it is on.

@@ -127,14 +127,9 @@ impl CudaRunner {
         let work = Workspace::new(&model, options, context_max as usize)?;
         let slots_max = options.slots_max as usize;
         let table_entries = slots_max * (context_max as usize).div_ceil(BLOCK_TOKENS);
-        let limits = StepLimits {
-            rows: work.rows,
-            sequences: slots_max,
-            pages: table_entries,
-            kv_heads: spec.kv_heads,
-        };
+        let limits = StepLimits { rows: work.rows, sequences: slots_max, kv_heads: spec.kv_heads };
         let planner = Planner::new(&model, &model.stream, limits)?;
-        let inputs = Inputs::new(&gpu, &planner, limits)?;
+        let inputs = Inputs::new(&gpu, &planner, limits, table_entries)?;
         let lane = || {
             Ok::<_, Error>(Lane {
                 words: PinnedBuffer::zeroed(&gpu, inputs.words())?,
@@ -178,8 +173,9 @@ impl CudaRunner {
             kv_bytes: u64::from(blocks) * block_bytes,
             workspace_bytes: work.bytes + planner.scratch.bytes(),
         };
+        let tiled = model.kernels.tiled.scratch(&model.stream)?;
         let mut walker =
-            Walker { work, caches, planner, multiplier, profiler: Profiler::default() };
+            Walker { work, caches, planner, multiplier, tiled, profiler: Profiler::default() };
         if options.tune {
             let rows_max = walker.work.rows;
             for rows in TUNED_ROWS.into_iter().filter(|&rows| rows <= rows_max) {

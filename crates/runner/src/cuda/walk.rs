@@ -7,7 +7,9 @@ use cuda::{
     kernels::{
         Embed, RmsNorm, RopeStore,
         attention::{Attention, TaskList, Tasks},
-        products::{FewRows, Matrix, NextNorm, NormFactor, Sink, TILE_ROWS, rows_max},
+        products::{
+            FewRows, Matrix, NextNorm, NormFactor, Sink, TILE_ROWS, Tiled, TiledScratch, rows_max,
+        },
     },
 };
 use half::bf16;
@@ -30,6 +32,7 @@ pub(super) struct Walker {
     pub(super) caches: Vec<LayerCache>,
     pub(super) planner: Planner,
     pub(super) multiplier: Multiplier,
+    pub(super) tiled: TiledScratch,
     pub(super) profiler: Profiler,
 }
 
@@ -81,7 +84,8 @@ pub(super) fn padded_rows(rows: usize) -> usize {
 impl Walker {
     /// All memory that steps use but the model's, to be kept by whoever uses it.
     pub(super) fn buffers(&self) -> impl Any + Send + Sync + use<> {
-        let scratch = (self.planner.scratch.clone(), self.multiplier.workspace().clone());
+        let products = (self.multiplier.workspace().clone(), self.tiled.clone());
+        let scratch = (self.planner.scratch.clone(), products);
         (self.work.clone(), self.caches.clone(), scratch)
     }
 
@@ -215,6 +219,18 @@ impl Walker {
             };
             kernels.few_rows.multiply(stream, &product)?;
             self.profiler.mark(stream, Family::GateUp)?;
+        } else if kernels.tiled.takes(matrix.layout(), rows) {
+            let product = Tiled {
+                weights: matrix,
+                input: &normed,
+                sink: Sink::Gated(&gated),
+                rows,
+                outputs: inner,
+                inputs: width,
+                output_stride: inner,
+            };
+            kernels.tiled.multiply(stream, &product, &self.tiled)?;
+            self.profiler.mark(stream, Family::GateUp)?;
         } else {
             let gate_up = self.work.gate_up.clone();
             let linear = Linear {
@@ -307,14 +323,17 @@ impl Walker {
         rows: usize,
     ) -> Result<(), Error> {
         for (first, segment) in linear.segments() {
-            if rows <= rows_max(segment.matrix.layout()) {
+            let layout = segment.matrix.layout();
+            if rows <= rows_max(layout) {
                 self.multiply_few(model, linear, (first, segment), rows)?;
-                continue;
-            }
-            for piece in self.pieces(linear, (first, segment), padded_rows(rows)) {
-                let weights = self.as_dense(model, &piece)?;
-                let operands = piece.operands(&weights);
-                self.multiplier.multiply(&model.stream, piece.product, &operands)?;
+            } else if model.kernels.tiled.takes(layout, rows) {
+                self.multiply_tiled(model, linear, (first, segment), rows)?;
+            } else {
+                for piece in self.pieces(linear, (first, segment), padded_rows(rows)) {
+                    let weights = self.as_dense(model, &piece)?;
+                    let operands = piece.operands(&weights);
+                    self.multiplier.multiply(&model.stream, piece.product, &operands)?;
+                }
             }
         }
         Ok(())
@@ -330,31 +349,39 @@ impl Walker {
         let is_fused = rows <= model.fused_rows_max;
         let next =
             |weight| NextNorm { weight, scaled: &self.work.normed, squares: &self.work.squares };
-        let (halves, floats);
+        let output = Output::of(linear.target, first);
         let product = FewRows {
             weights: &segment.matrix,
             input: linear.input,
             factor: (is_fused && linear.normed).then(|| self.factor(model.spec.norm_epsilon)),
             bias: None,
-            sink: match linear.target {
-                Target::Bf16(buffer) => {
-                    halves = buffer.slice(first..buffer.len());
-                    Sink::Bf16(&halves)
-                }
-                Target::F32(buffer) => {
-                    floats = buffer.slice(first..buffer.len());
-                    Sink::F32(&floats)
-                }
-                Target::Residual(norm) => {
-                    Sink::Residual(&self.work.residual, norm.filter(|_| is_fused).map(next))
-                }
-            },
+            sink: output.sink(&self.work, |norm| norm.filter(|_| is_fused).map(next)),
             rows,
             outputs: segment.rows,
             inputs: linear.inputs,
             output_stride: linear.outputs(),
         };
         Ok(model.kernels.few_rows.multiply(&model.stream, &product)?)
+    }
+
+    fn multiply_tiled(
+        &self,
+        model: &CudaModel,
+        linear: Linear<'_>,
+        (first, segment): (usize, &Segment),
+        rows: usize,
+    ) -> Result<(), Error> {
+        let output = Output::of(linear.target, first);
+        let product = Tiled {
+            weights: &segment.matrix,
+            input: linear.input,
+            sink: output.sink(&self.work, |_| None),
+            rows,
+            outputs: segment.rows,
+            inputs: linear.inputs,
+            output_stride: linear.outputs(),
+        };
+        Ok(model.kernels.tiled.multiply(&model.stream, &product, &self.tiled)?)
     }
 
     /// A segment's products of many rows: one, but for a quantized matrix, of which a part at a time is dequantized.
@@ -414,7 +441,10 @@ impl Walker {
         let mut rounds: HashMap<Product, Vec<Piece<'_>>> = HashMap::new();
         for layer in &model.layers {
             for linear in linears(&model.spec, &work, layer) {
-                let many = |segment: &Segment| rows > rows_max(segment.matrix.layout());
+                let many = |segment: &Segment| {
+                    let layout = segment.matrix.layout();
+                    rows > rows_max(layout) && !model.kernels.tiled.takes(layout, rows)
+                };
                 for segment in linear.segments().filter(|(_, segment)| many(segment)) {
                     for piece in self.pieces(linear, segment, rows) {
                         let round = rounds.entry(piece.product).or_default();
@@ -437,6 +467,36 @@ impl Walker {
             self.multiplier.tune(&model.stream, product, &operands)?;
         }
         Ok(())
+    }
+}
+
+/// Where the outputs of a segment go.
+enum Output<'a> {
+    Bf16(DeviceBuffer<bf16>),
+    F32(DeviceBuffer<f32>),
+    Residual(Option<&'a DeviceBuffer<f32>>),
+}
+
+impl<'a> Output<'a> {
+    /// Those of a segment before which there are `first` outputs.
+    fn of(target: Target<'a>, first: usize) -> Self {
+        match target {
+            Target::Bf16(buffer) => Self::Bf16(buffer.slice(first..buffer.len())),
+            Target::F32(buffer) => Self::F32(buffer.slice(first..buffer.len())),
+            Target::Residual(norm) => Self::Residual(norm),
+        }
+    }
+
+    fn sink<'b>(
+        &'b self,
+        work: &'b Workspace,
+        next: impl FnOnce(Option<&'a DeviceBuffer<f32>>) -> Option<NextNorm<'b>>,
+    ) -> Sink<'b> {
+        match self {
+            Self::Bf16(buffer) => Sink::Bf16(buffer),
+            Self::F32(buffer) => Sink::F32(buffer),
+            Self::Residual(norm) => Sink::Residual(&work.residual, next(*norm)),
+        }
     }
 }
 

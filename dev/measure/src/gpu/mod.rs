@@ -25,7 +25,6 @@ use requests::{Wave, run_wave};
 /// Positions of the longest request.
 const CONTEXT_MAX: u32 = 40_960;
 const SLOTS: u32 = 256;
-const STEP_TOKENS_MAX: u32 = 2048;
 /// What the server holds to on a GPU.
 const TOKEN_LATENCY_TARGET: Duration = Duration::from_millis(25);
 
@@ -50,7 +49,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<()> {
     ceilings.print();
     let model_work = Work::of(&model);
     let options = CudaOptions {
-        step_tokens_max: STEP_TOKENS_MAX,
+        step_tokens_max: model.step_tokens_default(),
         slots_max: SLOTS,
         context_max: Some(CONTEXT_MAX.min(model.spec.context_max as u32)),
         budget: GpuBudget::FractionOfAll(0.9),
@@ -90,8 +89,8 @@ fn start(
     };
     let settings = EngineSettings {
         scheduler: SchedulerSettings {
-            step_tokens_max: STEP_TOKENS_MAX,
-            prefill_chunk_max: STEP_TOKENS_MAX,
+            step_tokens_max: u32::MAX,
+            prefill_chunk_max: u32::MAX,
             running_max: SLOTS,
             token_latency_target,
             ..SchedulerSettings::default()

@@ -6,7 +6,7 @@ use anyhow::Result;
 use runner::{CudaModel, CudaOptions, CudaRunner};
 use types::{Executor, SamplingParams};
 
-use super::{Ceilings, STEP_TOKENS_MAX, Work};
+use super::{Ceilings, Work};
 use crate::model::streams::{Streams, prompt};
 
 /// Steps that are timed.
@@ -72,7 +72,7 @@ pub(crate) fn run(
         let floor_s = work.decode_floor_s(ceilings, count as f64, context as f64);
         report(&format!("a step of {count} streams after {context} tokens"), &profile, floor_s);
     }
-    let tokens = STEP_TOKENS_MAX as usize;
+    let tokens = options.step_tokens_max as usize;
     let mut streams = Streams::new(&mut runner, vec![prompt(vocab_size, 3, 4 * tokens)], &greedy);
     streams.runner().start_profile();
     streams.step()?;

@@ -151,31 +151,38 @@ struct Unit {
     int rotation;  // the warp with place 0; it moves on so that warps have the same number of pages in the long run
     int place;
     int pages;
-    int blocks;    // each lane holds the block of one of the pages
+    int blocks;    // each lane holds the block of one of 32 pages
 };
+
+// The blocks of a unit's next pages for a warp, from one of them on.
+__device__ __forceinline__ int blocks_from(const Unit& unit, int index, const int* block_tables) {
+    index += threadIdx.x % 32;
+    return read_early(block_tables + unit.task.table_first + unit.place + index * WARPS, index < unit.pages);
+}
 
 __device__ __forceinline__ Unit open(const Task& task, int head, int rotation, const int* block_tables) {
     Unit unit;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int warp = threadIdx.x / 32;
     unit.task = task;
     unit.head = head;
     unit.rotation = rotation;
     unit.place = (warp + WARPS - rotation) % WARPS;
     unit.pages = (task.page_count - unit.place + WARPS - 1) / WARPS;
-    unit.blocks = read_early(block_tables + task.table_first + unit.place + lane * WARPS, lane < unit.pages);
+    unit.blocks = blocks_from(unit, 0, block_tables);
     return unit;
 }
 
 // Starts the copy of a page.
-__device__ __forceinline__ void load_page(u32 to, const Unit& unit, int index, const char* keys, const char* values,
-                                          int kv_heads, bool& has_waited) {
+__device__ __forceinline__ void load_page(u32 to, Unit& unit, int index, const char* keys, const char* values,
+                                          const int* block_tables, int kv_heads, bool& has_waited) {
     const int lane = threadIdx.x % 32;
     const int start = (unit.task.page_first + unit.place + index * WARPS) * BLOCK_TOKENS;
     if (!has_waited && start + BLOCK_TOKENS > unit.task.position_first) {
         wait_for_previous_kernel();
         has_waited = true;
     }
-    const long long block = __shfl_sync(~0u, unit.blocks, index);
+    if (index > 0 && index % 32 == 0) unit.blocks = blocks_from(unit, index, block_tables);
+    const long long block = __shfl_sync(~0u, unit.blocks, index % 32);
     const long long offset = (block * kv_heads + unit.head) * (BLOCK_TOKENS * HEAD_DIM * 2) + lane * 16;
     const int rows = unit.task.position_end - start;
 #pragma unroll
@@ -488,8 +495,8 @@ attention_decode(const bf16* __restrict__ queries, int query_stride, const bf16*
     const auto load_more = [&]() {
         while (waiting < STAGES && (loaded < unit.pages || loaded_next < next.pages)) {
             const u32 to = ring + load_stage * STAGE_BYTES;
-            if (loaded < unit.pages) load_page(to, unit, loaded++, key_bytes, value_bytes, kv_heads, has_waited);
-            else load_page(to, next, loaded_next++, key_bytes, value_bytes, kv_heads, has_waited);
+            if (loaded < unit.pages) load_page(to, unit, loaded++, key_bytes, value_bytes, block_tables, kv_heads, has_waited);
+            else load_page(to, next, loaded_next++, key_bytes, value_bytes, block_tables, kv_heads, has_waited);
             load_stage = load_stage == STAGES - 1 ? 0 : load_stage + 1;
             waiting += 1;
         }

@@ -1,18 +1,19 @@
 //! The tasks of a step as they are copied to the GPU.
 
 use super::tasks::{
-    DecodePlan, DecodeShape, DecodeTask, PrefillPlan, PrefillShape, PrefillTask, Sequence,
+    DecodePlan, DecodeShape, DecodeTask, Grid, PrefillPlan, PrefillShape, PrefillTask, Sequence,
 };
+
+/// Most rows of a step for which the wide kernel for few rows of a sequence is the faster one.
+const WIDE_ROWS_MAX: usize = 8;
 
 /// How steps are cut into tasks for a model on a GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskPlanner {
-    /// Of the kernel for few rows.
-    pub(super) decode: DecodeShape,
+    /// Of the kernels for few rows of a sequence, the wide and the narrow one, and where they run.
+    pub(super) decode: [(DecodeShape, Grid); 2],
     /// Of the kernel for prompts.
     pub(super) prefill: PrefillShape,
-    /// Blocks of the kernel for few rows.
-    pub(super) decode_blocks: usize,
 }
 
 /// The most that there is in a step.
@@ -22,8 +23,6 @@ pub struct StepLimits {
     pub rows: usize,
     /// Sequences.
     pub sequences: usize,
-    /// Pages, of all sequences together.
-    pub pages: usize,
     /// Key-value heads of the model.
     pub kv_heads: usize,
 }
@@ -43,12 +42,24 @@ const DECODE_WORDS: usize = size_of::<DecodeTask>() / 4;
 const PREFILL_WORDS: usize = size_of::<PrefillTask>() / 4;
 
 impl TaskPlanner {
-    /// The tasks of a step.
-    pub fn plan(&self, sequences: &[Sequence], kv_heads: usize, window: Option<usize>) -> TaskList {
+    /// Which of the kernels for few rows of a sequence steps of so many rows use.
+    pub(super) fn decode_kernel(rows: usize) -> usize {
+        usize::from(rows > WIDE_ROWS_MAX)
+    }
+
+    /// The tasks of a step of so many rows, of which some may be no sequence's.
+    pub fn plan(
+        &self,
+        sequences: &[Sequence],
+        rows: usize,
+        kv_heads: usize,
+        window: Option<usize>,
+    ) -> TaskList {
+        let (shape, grid) = &self.decode[Self::decode_kernel(rows)];
         let (few, many): (Vec<Sequence>, Vec<Sequence>) =
-            sequences.iter().partition(|sequence| self.decode.takes(sequence.row_count));
+            sequences.iter().partition(|sequence| shape.takes(sequence.row_count));
         let (mut decode, mut prefill) = (DecodePlan::default(), PrefillPlan::default());
-        decode.plan(&few, &self.decode, kv_heads, self.decode_blocks, window);
+        decode.plan(&few, shape, kv_heads, *grid, window);
         prefill.plan(&many, &self.prefill, window);
         let mut words = vec![decode.tasks.len() as i32, prefill.tasks.len() as i32, 0, 0];
         words.extend(decode.tasks.iter().flat_map(decode_words));
@@ -58,23 +69,18 @@ impl TaskPlanner {
 
     /// Most tasks of the kernel for few rows.
     pub(super) fn decode_tasks_max(&self, limits: StepLimits) -> usize {
-        let StepLimits { rows, sequences, pages, kv_heads } = limits;
-        let tiles = rows * self.decode.group / self.decode.query_tile + sequences;
-        // A tile reads the pages of its sequence once more for each that the sequence has.
-        let pages = pages * self.tiles_of_few();
-        DecodePlan::tasks_max(tiles, pages, &self.decode, kv_heads, self.decode_blocks)
+        let StepLimits { rows, sequences, kv_heads } = limits;
+        let tasks = self.decode.map(|(shape, grid)| {
+            let tiles = rows * shape.group / shape.query_tile + sequences;
+            DecodePlan::tasks_max(tiles, kv_heads, grid)
+        });
+        tasks.into_iter().max().unwrap_or(0)
     }
 
     /// Words that the tasks of any step within the limits take.
     pub fn words_max(&self, limits: StepLimits) -> usize {
         let prefill = PrefillPlan::tasks_max(limits.rows, limits.sequences, &self.prefill);
         HEADER_WORDS + DECODE_WORDS * self.decode_tasks_max(limits) + PREFILL_WORDS * prefill
-    }
-
-    /// Most tiles that a sequence has in the kernel for few rows.
-    fn tiles_of_few(&self) -> usize {
-        let rows = (1..).take_while(|&rows| self.decode.takes(rows)).last().unwrap_or(1);
-        (rows * self.decode.group).div_ceil(self.decode.query_tile)
     }
 }
 
@@ -135,9 +141,11 @@ mod tests {
     #[test]
     fn few_rows_and_prompts_go_their_ways_and_words_fit() {
         let planner = TaskPlanner {
-            decode: DecodeShape::new(128, 4, 232_448),
+            decode: [
+                (DecodeShape::wide(128, 4, 232_448), Grid { multiprocessors: 132, blocks: 132 }),
+                (DecodeShape::narrow(128, 4, 232_448), Grid { multiprocessors: 132, blocks: 264 }),
+            ],
             prefill: PrefillShape::hopper(128, 4),
-            decode_blocks: 132,
         };
         let sequence = |row_first, row_count, position_first, table_first| Sequence {
             row_first,
@@ -147,14 +155,14 @@ mod tests {
         };
         let sequences =
             [sequence(0, 1, 5000, 0), sequence(1, 500, 0, 313), sequence(501, 2, 0, 345)];
-        let list = planner.plan(&sequences, 8, None);
+        let list = planner.plan(&sequences, 503, 8, None);
         let [decode, prefill] = list.counts();
         assert!(decode >= 3 && prefill == (500 * 4_usize).div_ceil(128));
         let [_, start] = list.starts();
         assert_eq!(list.words().len(), start + prefill * PREFILL_WORDS);
         assert_eq!(&list.words()[..2], [decode as i32, prefill as i32]);
         assert!(list.words()[start..].chunks(PREFILL_WORDS).all(|task| task[0] == 1));
-        let limits = StepLimits { rows: 503, sequences: 3, pages: 346, kv_heads: 8 };
+        let limits = StepLimits { rows: 503, sequences: 3, kv_heads: 8 };
         assert!(list.words().len() <= planner.words_max(limits));
     }
 }

@@ -11,7 +11,7 @@ use half::bf16;
 
 pub use list::{StepLimits, TaskList, TaskPlanner};
 pub use tasks::Sequence;
-use tasks::{DecodeShape, PrefillShape};
+use tasks::{DecodeShape, Grid, PrefillShape};
 
 use super::{BLOCK_TOKENS, KernelOptions, NextModule};
 use crate::{
@@ -136,13 +136,14 @@ enum PrefillKernel {
 #[derive(Debug)]
 pub struct AttentionKernels {
     planner: TaskPlanner,
-    decode: Kernel<DecodeArguments>,
+    /// As the planner has them.
+    decode: [Kernel<DecodeArguments>; 2],
     prefill: PrefillKernel,
     prefill_blocks: usize,
 }
 
 /// The shapes in which the kernels are compiled for a model.
-fn shapes(options: &KernelOptions) -> (DecodeShape, PrefillShape) {
+fn shapes(options: &KernelOptions) -> ([DecodeShape; 2], PrefillShape) {
     let &KernelOptions { head_dim, group, hopper, shared_bytes_max, .. } = options;
     let shared_bytes_max = shared_bytes_max as usize;
     let prefill = if hopper {
@@ -150,7 +151,8 @@ fn shapes(options: &KernelOptions) -> (DecodeShape, PrefillShape) {
     } else {
         PrefillShape::portable(head_dim, group, shared_bytes_max)
     };
-    (DecodeShape::new(head_dim, group, shared_bytes_max), prefill)
+    let decode = [DecodeShape::wide, DecodeShape::narrow];
+    (decode.map(|shape| shape(head_dim, group, shared_bytes_max)), prefill)
 }
 
 /// The sources for a model. That of the prompts' kernel is Hopper's own where it can be.
@@ -167,7 +169,9 @@ pub(super) fn units(options: &KernelOptions) -> Vec<Unit> {
     } else {
         unit("attention_prefill", include_str!("prefill.cu"), &prefill.macros)
     };
-    vec![unit("attention_decode", include_str!("decode.cu"), &decode.macros()), prefill]
+    let decode =
+        decode.map(|shape| unit("attention_decode", include_str!("decode.cu"), &shape.macros()));
+    decode.into_iter().chain([prefill]).collect()
 }
 
 impl AttentionKernels {
@@ -177,11 +181,16 @@ impl AttentionKernels {
         next: &mut NextModule<'_>,
     ) -> Result<Self, Error> {
         let multiprocessors = gpu.properties().multiprocessors as usize;
-        let (decode_shape, prefill_shape) = shapes(options);
-        let shared = decode_shape.shared_bytes() as u32;
-        let decode: Kernel<DecodeArguments> = next()?.kernel("attention_decode", shared)?;
-        let blocks = decode.blocks_per_multiprocessor(decode_shape.threads() as u32, shared)?;
-        let decode_blocks = blocks.max(1) as usize * multiprocessors;
+        let (decode_shapes, prefill_shape) = shapes(options);
+        let mut load = |shape: DecodeShape| {
+            let shared = shape.shared_bytes() as u32;
+            let kernel: Kernel<DecodeArguments> = next()?.kernel("attention_decode", shared)?;
+            let blocks = kernel.blocks_per_multiprocessor(shape.threads() as u32, shared)?;
+            let blocks = blocks.max(1) as usize * multiprocessors;
+            Ok::<_, Error>((kernel, (shape, Grid { multiprocessors, blocks })))
+        };
+        let [wide, narrow] = decode_shapes;
+        let (wide, narrow) = (load(wide)?, load(narrow)?);
         let (shared, threads) = (prefill_shape.shared_bytes as u32, prefill_shape.threads as u32);
         let (prefill, blocks) = if options.hopper {
             (PrefillKernel::Hopper(next()?.kernel("attention_prefill_hopper", shared)?), 1)
@@ -192,8 +201,8 @@ impl AttentionKernels {
             (PrefillKernel::Common(kernel), blocks)
         };
         let prefill_blocks = blocks.max(1) as usize * multiprocessors;
-        let planner = TaskPlanner { decode: decode_shape, prefill: prefill_shape, decode_blocks };
-        Ok(Self { planner, decode, prefill, prefill_blocks })
+        let planner = TaskPlanner { decode: [wide.1, narrow.1], prefill: prefill_shape };
+        Ok(Self { planner, decode: [wide.0, narrow.0], prefill, prefill_blocks })
     }
 
     /// What cuts steps into tasks for these kernels.
@@ -206,7 +215,7 @@ impl AttentionKernels {
         // There are never more counters than tasks, nor more than five slots for four.
         let tasks = self.planner.decode_tasks_max(limits);
         let slots = tasks + tasks / 4 + 1;
-        let partials = slots * limits.kv_heads * self.planner.decode.partial_len();
+        let partials = slots * limits.kv_heads * self.planner.decode[0].0.partial_len();
         Ok(AttentionScratch {
             partials: DeviceBuffer::new(stream.gpu(), partials, "attention")?,
             arrivals: DeviceBuffer::zeroed(stream, tasks * limits.kv_heads, "attention")?,
@@ -224,7 +233,9 @@ impl AttentionKernels {
         args: &Attention<'_>,
         scratch: &AttentionScratch,
     ) -> Result<(), Error> {
-        let TaskPlanner { decode, prefill, decode_blocks } = &self.planner;
+        let prefill = &self.planner.prefill;
+        let kernel = TaskPlanner::decode_kernel(args.rows);
+        let (decode, grid) = &self.planner.decode[kernel];
         let head_dim = decode.head_dim;
         let block = BLOCK_TOKENS * head_dim;
         assert!(args.query_stride.is_multiple_of(head_dim), "whole heads");
@@ -265,13 +276,13 @@ impl AttentionKernels {
                 scale,
                 softcap,
             };
-            let blocks = (*decode_blocks).min(decode_tasks * kv_heads);
+            let blocks = grid.blocks.min(decode_tasks * kv_heads);
             let shape = Shape {
                 shared_bytes: decode.shared_bytes() as u32,
                 ..Shape::row(blocks, decode.threads() as u32)
             };
             // SAFETY: the sizes were checked above; the tasks are those that were made for the step.
-            unsafe { self.decode.launch(stream, shape, arguments)? };
+            unsafe { self.decode[kernel].launch(stream, shape, arguments)? };
         }
         if prefill_tasks == 0 {
             return Ok(());

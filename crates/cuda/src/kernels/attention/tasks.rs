@@ -11,9 +11,9 @@ pub const BLOCK_TOKENS: usize = 16;
 const FAN_IN: usize = 16;
 /// Pages up to which a tile is never cut: putting spans together costs about as much as reading so many.
 const UNCUT_PAGES: usize = 32;
-/// Fewest pages of a span: one a warp.
+/// Fewest pages of a span.
 const SPAN_PAGES_MIN: usize = 8;
-/// Units that a block should have at least if it has several, so that all blocks end at about the same time.
+/// Units that a multiprocessor should have at least if it has several, so that all end at about the same time.
 const ROUNDS: usize = 3;
 /// Tiles of queries that the decode kernel should take of a sequence at most: each reads all keys once more.
 const DECODE_TILES_MAX: usize = 8;
@@ -82,6 +82,15 @@ fn number(value: usize) -> i32 {
     i32::try_from(value).expect("numbers of rows, positions and blocks fit 31 bits")
 }
 
+/// Where the decode kernel runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    /// Multiprocessors of the device.
+    pub multiprocessors: usize,
+    /// Blocks on all of them at once.
+    pub blocks: usize,
+}
+
 /// How the decode kernel is compiled and launched for a model on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecodeShape {
@@ -98,23 +107,33 @@ pub struct DecodeShape {
 }
 
 impl DecodeShape {
-    /// The shape with the most warps that fit into the shared memory of a block.
+    /// The shape with up to `warps_max` warps, as many as fit into the shared memory of a block.
     ///
     /// # Panics
     /// If not even two warps fit.
-    pub fn new(head_dim: usize, group: usize, shared_bytes_max: usize) -> Self {
+    fn new(head_dim: usize, group: usize, shared_bytes_max: usize, warps_max: usize) -> Self {
         let query_tile = match group {
             9.. if head_dim <= 128 => 16,
             5.. => 8,
             _ => 4,
         };
-        let warps_max = if head_dim > 128 { 4 } else { 8 };
         [8, 4, 2]
             .into_iter()
             .filter(|&warps| warps <= warps_max)
             .map(|warps| Self { head_dim, group, warps, stages: 2, query_tile })
             .find(|shape| shape.shared_bytes() <= shared_bytes_max)
             .expect("decode attention: too little shared memory")
+    }
+
+    /// For steps of few rows, in which a unit should be over soon.
+    pub fn wide(head_dim: usize, group: usize, shared_bytes_max: usize) -> Self {
+        Self::new(head_dim, group, shared_bytes_max, if head_dim > 128 { 4 } else { 8 })
+    }
+
+    /// For steps of more rows, in which warps should not wait for each other: with more of them, a unit with a short
+    /// context is over before their results are put together.
+    pub fn narrow(head_dim: usize, group: usize, shared_bytes_max: usize) -> Self {
+        Self::new(head_dim, group, shared_bytes_max, 4)
     }
 
     /// The macros with which `decode.cu` is compiled.
@@ -147,11 +166,6 @@ impl DecodeShape {
     /// Whether this kernel should take a sequence with so many rows, rather than the one for prefill.
     pub fn takes(&self, row_count: usize) -> bool {
         row_count * self.group <= DECODE_TILES_MAX * self.query_tile
-    }
-
-    /// Pages that a unit can have: a warp holds the blocks of its pages one a lane.
-    fn span_pages_max(&self) -> usize {
-        32 * self.warps
     }
 }
 
@@ -197,14 +211,14 @@ pub struct DecodePlan {
 }
 
 impl DecodePlan {
-    /// Plans anew for `sequences` on `grid` blocks. Long tiles are cut into spans where there are too few of them to
-    /// keep the blocks busy.
+    /// Plans anew for `sequences`. Long tiles are cut into spans where there are too few of them to keep the device
+    /// busy.
     pub fn plan(
         &mut self,
         sequences: &[Sequence],
         shape: &DecodeShape,
         kv_heads: usize,
-        grid: usize,
+        grid: Grid,
         window: Option<usize>,
     ) {
         self.tasks.clear();
@@ -212,7 +226,7 @@ impl DecodePlan {
         let tiles_of = |sequence| tiles(sequence, shape.group, shape.query_tile, window);
         let pages: Vec<usize> =
             sequences.iter().flat_map(tiles_of).map(|tile| tile.page_count()).collect();
-        let span_pages = span_pages(&pages, kv_heads, grid, shape.span_pages_max());
+        let span_pages = span_pages(&pages, kv_heads, grid);
         for sequence in sequences {
             for tile in tiles_of(sequence) {
                 let (first, pages) = (tile.pages().0, tile.page_count());
@@ -247,16 +261,10 @@ impl DecodePlan {
         self.tasks.sort_by_key(|task| std::cmp::Reverse(task.page_count));
     }
 
-    /// Most tasks of any plan for up to `tiles` tiles of queries that see up to `pages` pages together. There are never
-    /// more counters than tasks, nor more than 5 slots for 4 tasks.
-    pub fn tasks_max(
-        tiles: usize,
-        pages: usize,
-        shape: &DecodeShape,
-        kv_heads: usize,
-        grid: usize,
-    ) -> usize {
-        tiles + (ROUNDS * grid).div_ceil(kv_heads) + pages / shape.span_pages_max() + 1
+    /// Most tasks of any plan for up to `tiles` tiles of queries. There are never more counters than tasks, nor more
+    /// than 5 slots for 4 tasks.
+    pub fn tasks_max(tiles: usize, kv_heads: usize, grid: Grid) -> usize {
+        tiles + (ROUNDS * grid.multiprocessors).max(grid.blocks).div_ceil(kv_heads) + 1
     }
 }
 
@@ -266,20 +274,22 @@ fn span_count(pages: usize, span_pages: usize) -> usize {
 }
 
 /// Pages up to which a span should go, for tiles with so many pages.
-fn span_pages(pages: &[usize], kv_heads: usize, grid: usize, most: usize) -> usize {
-    let share = (pages.iter().sum::<usize>() * kv_heads).div_ceil(grid);
+fn span_pages(pages: &[usize], kv_heads: usize, grid: Grid) -> usize {
+    let pages_all = pages.iter().sum::<usize>() * kv_heads;
     let units = |span_pages: usize| {
         pages.iter().map(|&pages| span_count(pages, span_pages)).sum::<usize>() * kv_heads
     };
     // One unit a block, if that leaves few blocks idle.
-    if pages.len() * kv_heads <= grid {
-        let near = share.max(SPAN_PAGES_MIN);
-        let fits = (near..=near + near / 4).find(|&span_pages| units(span_pages) <= grid);
+    if pages.len() * kv_heads <= grid.multiprocessors {
+        let near = pages_all.div_ceil(grid.blocks).max(SPAN_PAGES_MIN);
+        let fits = (near..=near + near / 4).find(|&span_pages| units(span_pages) <= grid.blocks);
         if let Some(span_pages) = fits {
-            return span_pages.min(most);
+            return span_pages;
         }
     }
-    share.div_ceil(ROUNDS).clamp(SPAN_PAGES_MIN, most)
+    // Blocks of one multiprocessor share its rate, so that it is multiprocessors that have to end together.
+    let share = pages_all.div_ceil(grid.multiprocessors);
+    share.div_ceil(ROUNDS).max(SPAN_PAGES_MIN)
 }
 
 /// How a prefill kernel is compiled and launched for a model on a device.
@@ -441,10 +451,11 @@ mod tests {
         rows: &[(usize, usize)],
         shape: &DecodeShape,
         kv_heads: usize,
-        grid: usize,
+        blocks: usize,
         window: Option<usize>,
     ) -> DecodePlan {
         let mut plan = DecodePlan::default();
+        let grid = Grid { multiprocessors: blocks.min(132), blocks };
         plan.plan(&sequences(rows), shape, kv_heads, grid, window);
         plan
     }
@@ -460,8 +471,8 @@ mod tests {
 
     #[test]
     fn each_query_meets_each_page_that_it_sees_once() {
-        for (group, kv_heads, grid) in [(4, 8, 132), (7, 2, 132), (16, 1, 40), (3, 3, 264)] {
-            let shape = DecodeShape::new(128, group, 232_448);
+        for (group, kv_heads, grid) in [(4, 8, 264), (7, 2, 132), (16, 1, 40), (3, 3, 264)] {
+            let shape = DecodeShape::narrow(128, group, 232_448);
             for window in [None, Some(1), Some(100), Some(4_096)] {
                 for rows in CASES {
                     let plan = decode(rows, &shape, kv_heads, grid, window);
@@ -498,7 +509,7 @@ mod tests {
             for (index, task) in spans.iter().enumerate() {
                 assert_eq!((task.span, task.span_count), (index as i32, spans.len() as i32));
                 assert_eq!(task.page_first, next);
-                assert!((1..=shape.span_pages_max() as i32).contains(&task.page_count));
+                assert!(task.page_count >= 1);
                 assert_eq!(task.table_first - task.page_first, sequence.table_first as i32);
                 assert_eq!(task.position_end as usize, sequence.position_end());
                 next += task.page_count;
@@ -510,7 +521,8 @@ mod tests {
 
     #[test]
     fn slots_and_counters_are_not_shared() {
-        let shape = DecodeShape::new(64, 3, 232_448);
+        let shape = DecodeShape::narrow(64, 3, 232_448);
+        let grid = Grid { multiprocessors: 132, blocks: 132 };
         for rows in CASES {
             let plan = decode(rows, &shape, 3, 132, None);
             let (mut slots, mut counters) = (vec![0; plan.slots], vec![0; plan.counters]);
@@ -528,8 +540,7 @@ mod tests {
             }
             assert!(slots.iter().chain(&counters).all(|&used| used == 1));
             let tiles = rows.iter().map(|row| (row.0 * 3).div_ceil(shape.query_tile)).sum();
-            let pages = plan.tasks.iter().map(|task| task.page_count as usize).sum();
-            let most = DecodePlan::tasks_max(tiles, pages, &shape, 3, 132);
+            let most = DecodePlan::tasks_max(tiles, 3, grid);
             assert!(plan.tasks.len() <= most && plan.counters <= most);
             assert!(plan.slots * 4 <= most * 5);
         }
@@ -537,19 +548,19 @@ mod tests {
 
     #[test]
     fn long_sequences_fill_the_device_and_short_ones_stay_whole() {
-        let shape = DecodeShape::new(128, 4, 232_448);
-        let one = decode(&[(1, 32_767)], &shape, 8, 132, None);
-        assert!((15..=16).contains(&one.tasks.len()));
-        assert!(one.tasks.iter().all(|task| (128..=137).contains(&task.page_count)));
+        let shape = DecodeShape::narrow(128, 4, 232_448);
+        let one = decode(&[(1, 32_767)], &shape, 8, 264, None);
+        assert!((32..=33).contains(&one.tasks.len()));
+        assert!(one.tasks.iter().all(|task| (62..=66).contains(&task.page_count)));
         for rows in [&[(1, 199); 256][..], &[(1, 1_023); 256], &[(1, 199)], &[(1, 511); 3]] {
-            let plan = decode(rows, &shape, 8, 132, None);
+            let plan = decode(rows, &shape, 8, 264, None);
             assert_eq!(plan.tasks.len(), rows.len());
             assert_eq!((plan.slots, plan.counters), (0, 0));
         }
         // One long sequence among short ones must not hold up the others' blocks.
         let mut rows = vec![(1, 199); 63];
         rows.push((1, 32_767));
-        let plan = decode(&rows, &shape, 8, 132, None);
+        let plan = decode(&rows, &shape, 8, 264, None);
         let pages: i32 = plan.tasks.iter().map(|task| task.page_count).sum();
         assert!(plan.tasks[0].page_count * 132 <= pages * 8 / 2);
         assert!(plan.tasks.is_sorted_by_key(|task| -task.page_count));
@@ -593,9 +604,11 @@ mod tests {
         for head_dim in [64, 80, 96, 128, 256] {
             for group in 1..=16 {
                 for shared in [101_376, 166_912, 232_448] {
-                    let decode = DecodeShape::new(head_dim, group, shared);
-                    assert!(decode.shared_bytes() <= shared && decode.warps >= 2);
-                    assert!(decode.partial_len().is_multiple_of(4) && decode.takes(1));
+                    for shape in [DecodeShape::narrow, DecodeShape::wide] {
+                        let decode = shape(head_dim, group, shared);
+                        assert!(decode.shared_bytes() <= shared && decode.warps >= 2);
+                        assert!(decode.partial_len().is_multiple_of(4) && decode.takes(1));
+                    }
                     let prefill = PrefillShape::portable(head_dim, group, shared);
                     assert!(prefill.shared_bytes <= shared);
                 }

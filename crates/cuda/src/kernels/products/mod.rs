@@ -2,6 +2,7 @@
 
 mod few_rows;
 pub(super) mod quantized;
+pub(super) mod tiled;
 
 pub(super) use few_rows::units as few_rows_units;
 pub use few_rows::{
@@ -9,3 +10,4 @@ pub use few_rows::{
     rows_max, square_sums,
 };
 pub use quantized::{DequantizeKernels, Matrix, QuantizedMatrix, TILE_ROWS, pack_tile, tile_bytes};
+pub use tiled::{TILED_ROWS_MAX, Tiled, TiledKernels, TiledScratch};
