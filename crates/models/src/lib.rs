@@ -17,8 +17,8 @@ pub use checkpoint::Checkpoint;
 pub use lower::{Compute, LoadOptions, load};
 pub use names::Part;
 pub use program::{
-    Activation, FloatBuffer, FloatBufferId, Matrix, MatrixId, Op, Program, QuantizedBuffer,
-    QuantizedBufferId, RowKind, SegmentPlan, VectorId,
+    Activation, FloatBuffer, FloatBufferId, Matrix, MatrixId, Op, Program, QuadBuffer,
+    QuantizedBufferId, RoundedBufferId, RowKind, SegmentPlan, VectorId,
 };
 pub use rope::{RopeFrequencies, RopeScaling};
 pub use spec::{DecoderSpec, RopeSpec};

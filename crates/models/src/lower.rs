@@ -4,13 +4,13 @@
 //! the way if a product wants that; the residual is added inside the product before it.
 
 use device::cpu::Cpu;
-use kernels::linear::Layout;
+use kernels::linear::InputForm;
 use weights::Weights;
 
 use crate::{
     Activation, Checkpoint, DecoderSpec, Error, FloatBuffer, FloatBufferId, Matrix, MatrixId,
-    Model, Op, Part, Program, QuantizedBuffer, QuantizedBufferId, RopeFrequencies, RowKind,
-    SegmentPlan, VectorId, arch::describe,
+    Model, Op, Part, Program, QuadBuffer, QuantizedBufferId, RopeFrequencies, RoundedBufferId,
+    RowKind, SegmentPlan, VectorId, arch::describe,
 };
 
 /// In what the model computes.
@@ -47,6 +47,7 @@ pub fn load(weights: &Weights, cpu: &Cpu, options: LoadOptions<'_>) -> Result<Mo
             head: Vec::new(),
             float_buffers: Vec::new(),
             quantized_buffers: Vec::new(),
+            rounded_buffers: Vec::new(),
             logits: FloatBufferId(0),
             matrices: Vec::new(),
             vectors: Vec::new(),
@@ -212,23 +213,31 @@ impl Lowering<'_, '_> {
         FloatBufferId(self.program.float_buffers.len() - 1)
     }
 
-    /// A buffer as input of products with `matrices`; its quantized twin is shared by all products that read it.
+    /// A buffer as input of products with `matrices`. Its twins in other forms are shared by all buffers of the shape:
+    /// each is written just before it is read.
     fn activation(&mut self, floats: FloatBufferId, matrices: &[MatrixId]) -> Activation {
-        let is_quantized = |matrix: &MatrixId| {
-            matches!(self.program.matrices[matrix.0].weights.layout(), Layout::Quantized(_))
+        let rung = self.cpu.isa.rung();
+        let program = &mut self.program;
+        let is_read_as = |form: InputForm| {
+            let matrices = matrices.iter().map(|matrix| &program.matrices[matrix.0].weights);
+            matrices.map(|matrix| matrix.layout().input_form(rung)).any(|its| its == form)
         };
-        let reads_floats = !matrices.iter().all(is_quantized);
-        let quantized = matrices.iter().any(is_quantized);
-        let FloatBuffer { width, rows, .. } = self.program.float_buffers[floats.0];
-        let quantized = quantized.then(|| {
-            let buffers = &mut self.program.quantized_buffers;
-            let found = buffers.iter().position(|other| other.width == width && other.rows == rows);
-            QuantizedBufferId(found.unwrap_or_else(|| {
-                buffers.push(QuantizedBuffer { width, rows });
+        let [reads_floats, quantized, rounded] =
+            [InputForm::Floats, InputForm::Quantized, InputForm::Rounded].map(is_read_as);
+        let FloatBuffer { width, rows, .. } = program.float_buffers[floats.0];
+        let buffer = QuadBuffer { width, rows };
+        let index = |buffers: &mut Vec<QuadBuffer>| {
+            buffers.iter().position(|other| *other == buffer).unwrap_or_else(|| {
+                buffers.push(buffer.clone());
                 buffers.len() - 1
-            }))
-        });
-        Activation { floats, reads_floats, quantized }
+            })
+        };
+        Activation {
+            floats,
+            reads_floats,
+            quantized: quantized.then(|| QuantizedBufferId(index(&mut program.quantized_buffers))),
+            rounded: rounded.then(|| RoundedBufferId(index(&mut program.rounded_buffers))),
+        }
     }
 
     fn matrix(&mut self, part: Part, layer: usize, shape: [usize; 2]) -> Result<MatrixId, Error> {

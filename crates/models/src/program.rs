@@ -20,6 +20,9 @@ index!(
     /// Index into [`Program::quantized_buffers`].
     QuantizedBufferId);
 index!(
+    /// Index into [`Program::rounded_buffers`].
+    RoundedBufferId);
+index!(
     /// Index into [`Program::matrices`].
     MatrixId);
 index!(
@@ -46,9 +49,9 @@ pub struct FloatBuffer {
     pub rows: RowKind,
 }
 
-/// A buffer of quantized rows.
-#[derive(Clone, Debug)]
-pub struct QuantizedBuffer {
+/// A buffer of rows that are quantized or rounded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuadBuffer {
     /// Values in a row.
     pub width: usize,
     /// What its rows are.
@@ -63,7 +66,7 @@ pub struct Matrix {
     pub weights: PackedMatrix,
 }
 
-/// Values that matrix products read: as floats where a matrix is dense, quantized where one is quantized.
+/// Values that matrix products read, in each form in which a matrix reads them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Activation {
     /// The floats.
@@ -72,6 +75,8 @@ pub struct Activation {
     pub reads_floats: bool,
     /// The same quantized.
     pub quantized: Option<QuantizedBufferId>,
+    /// The same rounded to bfloat16.
+    pub rounded: Option<RoundedBufferId>,
 }
 
 /// One matrix of a product.
@@ -169,7 +174,9 @@ pub struct Program {
     /// Buffers of floats.
     pub float_buffers: Vec<FloatBuffer>,
     /// Buffers of quantized rows.
-    pub quantized_buffers: Vec<QuantizedBuffer>,
+    pub quantized_buffers: Vec<QuadBuffer>,
+    /// Buffers of rows rounded to bfloat16.
+    pub rounded_buffers: Vec<QuadBuffer>,
     /// Where the head leaves its result.
     pub logits: FloatBufferId,
     /// Matrices.
@@ -194,7 +201,8 @@ impl Program {
         let name = |id: &FloatBufferId| self.float_buffers[id.0].name;
         let activation = |activation: &Activation| {
             let quantized = if activation.quantized.is_some() { " + q8" } else { "" };
-            format!("{}{quantized}", name(&activation.floats))
+            let rounded = if activation.rounded.is_some() { " + bf16" } else { "" };
+            format!("{}{quantized}{rounded}", name(&activation.floats))
         };
         match op {
             Op::Embed { table, output } => {

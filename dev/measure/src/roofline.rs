@@ -31,6 +31,8 @@ pub(crate) struct Roofline {
     pub(crate) read_bytes_s: f64,
     /// Operations on 32-bit floats, two for each multiply-add.
     pub(crate) f32_s: f64,
+    /// Operations on bfloat16 values in pairs, where the rung has them.
+    pub(crate) bf16_s: Option<f64>,
     /// Operations on 8-bit integers with exact sums.
     pub(crate) int8_s: f64,
     /// The same with sums of 16 bits, as 4-bit weights allow, where that is faster.
@@ -44,6 +46,7 @@ impl Roofline {
         Self {
             read_bytes_s: read_bytes_s(cpu),
             f32_s: rate(Peak::F32).expect("every rung multiplies floats"),
+            bf16_s: rate(Peak::Bf16),
             int8_s: rate(Peak::Int8).expect("every rung multiplies integers"),
             int8_narrow_s: rate(Peak::Int8Narrow),
         }
@@ -65,6 +68,9 @@ impl Roofline {
         println!("{}, {} on {} threads", cpu_name(), cpu.isa.rung(), cpu.pool.threads());
         println!("  reads memory at          {:>8} GB/s", giga(self.read_bytes_s));
         println!("  float32 multiply-adds    {:>8} GOP/s", giga(self.f32_s));
+        if let Some(rate) = self.bf16_s {
+            println!("  bfloat16 pairs           {:>8} GOP/s", giga(rate));
+        }
         for (name, rate) in self.int8_peaks() {
             println!("  int8 dot, {name:<15}{:>8} GOP/s", giga(rate));
         }
@@ -91,6 +97,7 @@ impl Roofline {
             "threads": cpu.pool.threads(),
             "read_bytes_s": self.read_bytes_s,
             "f32_operations_s": self.f32_s,
+            "bf16_operations_s": self.bf16_s,
             "int8_operations_s": self.int8_s,
             "int8_narrow_operations_s": self.int8_narrow_s,
         })

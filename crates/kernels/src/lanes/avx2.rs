@@ -48,17 +48,6 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn load_bf16(values: &[u16; LANES]) -> Self {
-        let half = |offset: usize| {
-            intrinsic!({
-                let bits = _mm_loadu_si128(values.as_ptr().add(offset).cast());
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits)))
-            })
-        };
-        Self(half(0), half(8))
-    }
-
-    #[inline(always)]
     fn load_bf16_pairs(values: &[u16; 2 * LANES]) -> [Self; 2] {
         let pairs = [intrinsic!(load(&values[..LANES])), intrinsic!(load(&values[LANES..]))];
         let [first, second] = pairs.map(|pairs| intrinsic!(_mm256_slli_epi32::<16>(pairs)));
@@ -347,8 +336,8 @@ impl Dots for Avx2 {
     }
 
     #[inline(always)]
-    fn prefetch(bytes: &[u8], offset: usize) {
-        intrinsic!(_mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(offset).cast()));
+    fn prefetch<T>(address: *const T) {
+        intrinsic!(_mm_prefetch::<_MM_HINT_T0>(address.cast()));
     }
 }
 

@@ -46,14 +46,6 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    fn load_bf16(values: &[u16; LANES]) -> Self {
-        Self(intrinsic!({
-            let bits = _mm256_loadu_si256(values.as_ptr().cast());
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
-        }))
-    }
-
-    #[inline(always)]
     fn load_bf16_pairs(values: &[u16; 2 * LANES]) -> [Self; 2] {
         intrinsic!({
             let pairs = _mm512_loadu_si512(values.as_ptr().cast());
@@ -303,8 +295,8 @@ impl Dots for Avx512 {
     }
 
     #[inline(always)]
-    fn prefetch(bytes: &[u8], offset: usize) {
-        intrinsic!(_mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(offset).cast()));
+    fn prefetch<T>(address: *const T) {
+        intrinsic!(_mm_prefetch::<_MM_HINT_T0>(address.cast()));
     }
 }
 

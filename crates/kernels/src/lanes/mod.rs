@@ -27,8 +27,6 @@ const EXP_LOWEST: f32 = -87.0;
 pub(crate) trait Lanes: Copy {
     fn splat(value: f32) -> Self;
     fn load(values: &[f32; LANES]) -> Self;
-    /// Reads bfloat16 values.
-    fn load_bf16(values: &[u16; LANES]) -> Self;
     /// Reads sixteen pairs of bfloat16 values: the first of all pairs, and the second.
     fn load_bf16_pairs(values: &[u16; 2 * LANES]) -> [Self; 2];
     /// Reads IEEE half-precision values.
@@ -194,8 +192,8 @@ pub(crate) trait Dots: Lanes {
     ) -> bool {
         false
     }
-    /// Asks for the cache line at `bytes + offset`, which need not be part of any object, to be fetched.
-    fn prefetch(bytes: &[u8], offset: usize);
+    /// Asks for the cache line at an address, which need not be part of any object, to be fetched.
+    fn prefetch<T>(address: *const T);
 }
 
 /// Products of bfloat16 values, two at a time.
@@ -343,7 +341,7 @@ mod tests {
                 L::splat(input).round().store(&mut out);
                 check("round", input, out[3], input.round_ties_even(), 0.0);
                 let bits = half::bf16::from_f32(input);
-                L::load_bf16(&[bits.to_bits(); LANES]).store(&mut out);
+                L::load_bf16_pairs(&[bits.to_bits(); 2 * LANES])[1].store(&mut out);
                 check("bf16", input, out[15], bits.to_f32(), 0.0);
                 L::splat(input.min(88.0)).exp_to_88().store(&mut out);
                 check("exp_to_88", input, out[2], want, 3e-7);

@@ -68,11 +68,6 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
-    fn load_bf16(values: &[u16; LANES]) -> Self {
-        Self::widened(values, |bits| intrinsic!(vreinterpretq_f32_u32(vshll_n_u16::<16>(bits))))
-    }
-
-    #[inline(always)]
     fn load_bf16_pairs(values: &[u16; 2 * LANES]) -> [Self; 2] {
         let pairs: [uint32x4_t; REGISTERS] = std::array::from_fn(|index| {
             intrinsic!(vreinterpretq_u32_u16(vld1q_u16(values.as_ptr().add(2 * index * 4))))
@@ -342,11 +337,10 @@ impl Dots for Neon {
     }
 
     #[inline(always)]
-    fn prefetch(bytes: &[u8], offset: usize) {
-        let address = bytes.as_ptr().wrapping_add(offset);
+    fn prefetch<T>(address: *const T) {
         // SAFETY: the instruction is a hint that cannot fail, whatever the address.
         unsafe {
-            asm!("prfm pldl1keep, [{address}]", address = in(reg) address,
+            asm!("prfm pldl1keep, [{address}]", address = in(reg) address.cast::<u8>(),
                 options(readonly, nostack, preserves_flags));
         }
     }

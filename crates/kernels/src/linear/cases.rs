@@ -1,8 +1,10 @@
 //! Rungs against the meaning, the meaning against plain products, and rows against themselves in other company.
 
+use half::bf16;
+
 use super::*;
 use crate::{
-    quantize::quantize,
+    quantize::{quantize, round_to_bf16},
     testing::{Values, assert_close, cpus},
 };
 
@@ -54,12 +56,13 @@ fn multiply(
         quantize(cpu, input, rows, &mut quantized);
         quantized
     });
+    let mut rounded = Bf16Rows::new(rows, columns);
+    round_to_bf16(cpu, input, rows, &mut rounded);
     let mut output = vec![9.0; (rows + 1) * stride];
     linear(
         cpu,
         Linear {
-            input,
-            quantized: quantized.as_ref(),
+            input: Inputs { floats: input, quantized: quantized.as_ref(), rounded: Some(&rounded) },
             rows,
             segments,
             output: &mut output,
@@ -115,9 +118,11 @@ fn quantized_rungs_agree_with_the_meaning() {
 fn dense_rungs_agree_with_plain_products() {
     for format in [DenseFormat::F32, DenseFormat::F16, DenseFormat::Bf16] {
         for (outputs, columns) in [(16, 1), (17, 33), (1, 96), (40, 200)] {
-            for rows in [1, 2, 3, 4, 9] {
+            for rows in [1, 2, 3, 4, 9, 31] {
                 let mut values = Values::new(8);
                 let input = values.floats(rows * columns);
+                let rounded: Vec<f32> =
+                    input.iter().map(|value| bf16::from_f32(*value).to_f32()).collect();
                 let weights = values.floats(outputs * columns);
                 for cpu in cpus() {
                     let matrix = PackedMatrix::pack_dense(
@@ -128,8 +133,16 @@ fn dense_rungs_agree_with_plain_products() {
                     );
                     let segment = Segment { matrix: &matrix, bias: None, column: 0 };
                     let got = multiply(&cpu, &input, rows, &[segment], outputs);
-                    let want = plain_product(&matrix, &input, rows);
-                    assert_close(&got, &want, 2e-6, &format!("{format:?} {}", cpu.isa.rung()));
+                    let name = format!("{format:?} {}", cpu.isa.rung());
+                    let exact = plain_product(&matrix, &input, rows);
+                    if matrix.layout().input_form(cpu.isa.rung()) == InputForm::Rounded {
+                        let want = plain_product(&matrix, &rounded, rows);
+                        assert_close(&got, &want, 2e-6, &name);
+                        // Half of a last bit of eight of each input, where sums may cancel.
+                        assert_close(&got, &exact, 0.01, &format!("{name} unrounded"));
+                    } else {
+                        assert_close(&got, &exact, 2e-6, &name);
+                    }
                 }
             }
         }
@@ -166,8 +179,7 @@ fn segments_biases_and_accumulation() {
         linear(
             &cpu,
             Linear {
-                input: &input,
-                quantized: None,
+                input: Inputs { floats: &input, quantized: None, rounded: None },
                 rows: 3,
                 segments: &[Segment { column: 0, ..segments[1] }],
                 output: &mut output,
@@ -186,16 +198,29 @@ fn segments_biases_and_accumulation() {
 
 #[test]
 fn a_row_does_not_depend_on_its_company() {
-    for layout in layouts() {
-        for cpu in cpus() {
-            let matrix = random_matrix(&cpu, [33, 1024], layout, 4);
-            let segment = [Segment { matrix: &matrix, bias: None, column: 0 }];
-            let input = Values::new(12).floats(61 * 1024);
-            let together = multiply(&cpu, &input, 61, &segment, 33);
-            for row in 0..61 {
-                let alone = multiply(&cpu, &input[row * 1024..][..1024], 1, &segment, 33);
-                assert_eq!(alone, together[row * 33..][..33], "{layout:?} {}", cpu.isa.rung());
-            }
+    for cpu in cpus() {
+        for layout in layouts() {
+            assert_rows_alone(&cpu, &random_matrix(&cpu, [33, 1024], layout, 4));
         }
+        let weights = Values::new(13).floats(50 * 333);
+        for format in [DenseFormat::F32, DenseFormat::F16, DenseFormat::Bf16] {
+            let read = |row: usize, target: &mut [f32]| {
+                target.copy_from_slice(&weights[row * 333..][..333]);
+            };
+            assert_rows_alone(&cpu, &PackedMatrix::pack_dense(&cpu.pool, [50, 333], format, read));
+        }
+    }
+}
+
+/// That each of many rows has the same products alone.
+fn assert_rows_alone(cpu: &Cpu, matrix: &PackedMatrix) {
+    let (outputs, columns) = (matrix.rows(), matrix.columns());
+    let segment = [Segment { matrix, bias: None, column: 0 }];
+    let input = Values::new(12).floats(61 * columns);
+    let together = multiply(cpu, &input, 61, &segment, outputs);
+    for row in 0..61 {
+        let alone = multiply(cpu, &input[row * columns..][..columns], 1, &segment, outputs);
+        let name = format!("{:?} {}", matrix.layout(), cpu.isa.rung());
+        assert_eq!(alone, together[row * outputs..][..outputs], "{name}");
     }
 }

@@ -1,71 +1,111 @@
-//! Dense weights: a step of 16 outputs in one vector, up to four rows together.
+//! Dense weights: tiles of some rows against the panels that registers have sums for, one record after the other.
+//!
+//! On a rung with products of bfloat16 pairs, bfloat16 weights multiply inputs rounded to bfloat16; everywhere else
+//! floats are multiplied, whatever the weights are stored as.
 
-use std::ops::Range;
+use std::{marker::PhantomData, ops::Range};
 
-use super::{DenseFormat, PANEL, Target};
-use crate::lanes::{Dots, LaneKernel, Lanes};
+use device::cpu::Plain;
 
-/// Some panels against some rows.
-pub(super) struct Part<'a, P> {
-    pub(super) format: DenseFormat,
-    /// Panels with their numbers.
-    pub(super) panels: P,
-    pub(super) input: &'a [f32],
-    pub(super) columns: usize,
+use super::{DenseFormat, PANEL, PackedMatrix, Target};
+use crate::{
+    lanes::{Dots, LaneKernel, Lanes, PairDots, PairKernel},
+    quantize::{BLOCK, Bf16Block, Bf16Rows, QUAD},
+};
+
+/// Panels that a tile takes, where registers have room for their sums.
+const PANELS: usize = 2;
+/// Pairs of weights of 16 outputs.
+type Record = [u16; 2 * PANEL];
+/// Pairs of inputs in a block of rounded rows.
+const BLOCK_PAIRS: usize = BLOCK / 2;
+/// How far ahead of their use weights are fetched.
+const PREFETCH_BYTES: usize = 2048;
+
+/// Some panels of a matrix against some rows.
+pub(super) struct Part<'a, I> {
+    pub(super) matrix: &'a PackedMatrix,
+    pub(super) panels: Range<usize>,
+    pub(super) input: I,
+    /// From a multiple of 4 on.
     pub(super) rows: Range<usize>,
     pub(super) target: &'a Target<'a>,
 }
 
-impl<'a, P: Iterator<Item = (usize, &'a [u8])>> LaneKernel for Part<'a, P> {
+impl LaneKernel for (Part<'_, &[f32]>, DenseFormat) {
     #[inline(always)]
     fn run<L: Lanes + Dots>(self) {
-        match self.format {
-            DenseFormat::F32 => self.all_rows::<L, { PANEL * 4 }>(|bytes| {
-                let (values, _) = bytes.as_chunks::<4>();
-                let values: [f32; PANEL] =
-                    std::array::from_fn(|lane| f32::from_le_bytes(values[lane]));
-                L::load(&values)
-            }),
+        let (part, format) = self;
+        let (input, columns) = (part.input, part.matrix.columns());
+        match format {
+            DenseFormat::F32 => {
+                let load = |weights: &[f32; PANEL]| [L::load(weights)];
+                part.all::<L, _>(Floats::new(input, columns, load));
+            }
             DenseFormat::F16 => {
-                self.all_rows::<L, { PANEL * 2 }>(|bytes| L::load_f16(&halves(bytes)))
+                let load = |weights: &[u16; PANEL]| [L::load_f16(weights)];
+                part.all::<L, _>(Floats::new(input, columns, load));
             }
             DenseFormat::Bf16 => {
-                self.all_rows::<L, { PANEL * 2 }>(|bytes| L::load_bf16(&halves(bytes)))
+                let load = |pairs: &[u16; 2 * PANEL]| L::load_bf16_pairs(pairs);
+                part.all::<L, _>(Floats::new(input, columns, load));
             }
         }
     }
 }
 
-#[inline(always)]
-fn halves(bytes: &[u8; PANEL * 2]) -> [u16; PANEL] {
-    let (values, _) = bytes.as_chunks::<2>();
-    std::array::from_fn(|lane| u16::from_le_bytes(values[lane]))
+impl PairKernel for Part<'_, &Bf16Rows> {
+    #[inline(always)]
+    fn run<L: Lanes + Dots + PairDots>(self) {
+        let input = self.input;
+        self.all::<L, _>(Pairs { input });
+    }
 }
 
-impl<'a, P: Iterator<Item = (usize, &'a [u8])>> Part<'a, P> {
+impl<I> Part<'_, I> {
     #[inline(always)]
-    fn all_rows<L: Lanes, const BYTES: usize>(self, load: impl Fn(&[u8; BYTES]) -> L + Copy) {
-        let Self { panels, input, columns, rows, target, .. } = self;
-        for (number, panel) in panels {
-            let (records, _) = panel.as_chunks::<BYTES>();
-            let target = target.panel(number);
+    fn all<L: Lanes + Dots, P: Products<L>>(self, products: P) {
+        let Self { matrix, panels, rows, target, .. } = self;
+        for first in panels.clone().step_by(PANELS) {
+            let both = (first + 1 < panels.end).then(|| [first, first + 1]);
             let mut row = rows.start;
             macro_rules! some {
                 ($n:literal) => {{
-                    let values = some_rows::<L, BYTES, $n>(records, (input, columns), row, load);
-                    for (row, values) in (row..).zip(values) {
-                        target.write(row, values);
+                    if PANELS * $n <= L::SUMS
+                        && let Some([first, second]) = both
+                    {
+                        let weights = [matrix.panel(first), matrix.panel(second)];
+                        let [first_sums, second_sums] = products.tile::<$n, PANELS>(weights, row);
+                        write(target, first, row, &first_sums);
+                        write(target, second, row, &second_sums);
+                    } else {
+                        for panel in first..panels.end.min(first + PANELS) {
+                            let [sums] = products.tile::<$n, 1>([matrix.panel(panel)], row);
+                            write(target, panel, row, &sums);
+                        }
                     }
                     row += $n;
                 }};
             }
-            while rows.end - row >= 4 {
+            if L::SUMS == 24 {
+                while rows.end - row >= 12 {
+                    some!(12);
+                }
+                if rows.end - row >= 8 {
+                    some!(8);
+                }
+            } else {
+                while rows.end - row >= 6 {
+                    some!(6);
+                }
+            }
+            if rows.end - row >= 4 {
                 some!(4);
             }
             match rows.end - row {
-                1 => some!(1),
-                2 => some!(2),
                 3 => some!(3),
+                2 => some!(2),
+                1 => some!(1),
                 _ => {}
             }
             debug_assert!(row == rows.end);
@@ -73,23 +113,150 @@ impl<'a, P: Iterator<Item = (usize, &'a [u8])>> Part<'a, P> {
     }
 }
 
+/// Writes the sums of rows from `row` on.
 #[inline(always)]
-fn some_rows<L: Lanes, const BYTES: usize, const N: usize>(
-    records: &[[u8; BYTES]],
-    (input, columns): (&[f32], usize),
-    row: usize,
-    load: impl Fn(&[u8; BYTES]) -> L,
-) -> [L; N] {
-    let mut inputs: [&[f32]; N] = [&[]; N];
-    for (index, values) in inputs.iter_mut().enumerate() {
-        *values = &input[(row + index) * columns..][..records.len()];
+fn write<L: Lanes>(target: &Target<'_>, panel: usize, row: usize, sums: &[L]) {
+    let target = target.panel(panel);
+    for (index, sums) in sums.iter().enumerate() {
+        target.write(row + index, *sums);
     }
-    let mut sums = [L::splat(0.0); N];
-    for (column, record) in records.iter().enumerate() {
-        let weights = load(record);
-        for (sum, input) in sums.iter_mut().zip(&inputs) {
-            *sum = weights.fma(L::splat(input[column]), *sum);
+}
+
+/// Products of rows with panels.
+trait Products<L: Lanes> {
+    /// The sums of `N` rows from `row` on for the outputs of `P` panels. Each is added up from the first column to the
+    /// last, whatever `N` and `P`.
+    fn tile<const N: usize, const P: usize>(&self, panels: [&[u8]; P], row: usize) -> [[L; N]; P];
+}
+
+/// The records of a panel.
+#[inline(always)]
+fn records<T: Plain, const N: usize>(panel: &[u8]) -> &[[T; N]] {
+    // SAFETY: any bits are values of the integers and floats that are plain. The machines that there are rungs for put
+    // the lowest byte first.
+    let (before, records, _) = unsafe { panel.align_to() };
+    assert!(before.is_empty(), "a panel begins where a vector may");
+    records
+}
+
+/// With floats; `load` makes floats of a record of `COLUMNS` columns, which is `M` of `T`.
+struct Floats<'a, F, T, const M: usize, const COLUMNS: usize> {
+    /// `[rows][columns]`
+    input: &'a [f32],
+    columns: usize,
+    load: F,
+    record: PhantomData<[T; M]>,
+}
+
+impl<'a, F, T, const M: usize, const COLUMNS: usize> Floats<'a, F, T, M, COLUMNS> {
+    #[inline(always)]
+    fn new<L>(input: &'a [f32], columns: usize, load: F) -> Self
+    where
+        F: Fn(&[T; M]) -> [L; COLUMNS],
+    {
+        Self { input, columns, load, record: PhantomData }
+    }
+}
+
+impl<L, F, T, const M: usize, const COLUMNS: usize> Products<L> for Floats<'_, F, T, M, COLUMNS>
+where
+    L: Lanes + Dots,
+    T: Plain,
+    F: Fn(&[T; M]) -> [L; COLUMNS],
+{
+    #[inline(always)]
+    fn tile<const N: usize, const P: usize>(&self, panels: [&[u8]; P], row: usize) -> [[L; N]; P] {
+        let steps = self.columns / COLUMNS;
+        let mut weights_of: [&[[T; M]]; P] = [&[]; P];
+        for (weights, panel) in weights_of.iter_mut().zip(panels) {
+            *weights = &records(panel)[..self.columns.div_ceil(COLUMNS)];
+        }
+        let mut inputs: [&[[f32; COLUMNS]]; N] = [&[]; N];
+        let mut rest: [&[f32]; N] = [&[]; N];
+        for (index, (inputs, rest)) in inputs.iter_mut().zip(&mut rest).enumerate() {
+            let row = &self.input[(row + index) * self.columns..][..self.columns];
+            (*inputs, *rest) = row.as_chunks();
+            *inputs = &inputs[..steps];
+        }
+        let mut sums = [[L::splat(0.0); N]; P];
+        for step in 0..steps {
+            let mut weights = [[L::splat(0.0); COLUMNS]; P];
+            for (weights, records) in weights.iter_mut().zip(weights_of) {
+                *weights = (self.load)(&records[step]);
+                L::prefetch((&raw const records[step]).wrapping_byte_add(PREFETCH_BYTES));
+            }
+            for column in 0..COLUMNS {
+                for (index, input) in inputs.iter().enumerate() {
+                    let factor = L::splat(input[step][column]);
+                    for (sums, weights) in sums.iter_mut().zip(weights) {
+                        sums[index] = weights[column].fma(factor, sums[index]);
+                    }
+                }
+            }
+        }
+        if COLUMNS == 2 && self.columns % COLUMNS == 1 {
+            for (sums, records) in sums.iter_mut().zip(weights_of) {
+                let weights = (self.load)(&records[steps])[0];
+                for (sum, rest) in sums.iter_mut().zip(rest) {
+                    *sum = weights.fma(L::splat(rest[0]), *sum);
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// With inputs rounded to bfloat16, pairs of columns at a time.
+struct Pairs<'a> {
+    input: &'a Bf16Rows,
+}
+
+impl<L: Lanes + Dots + PairDots> Products<L> for Pairs<'_> {
+    #[inline(always)]
+    fn tile<const N: usize, const P: usize>(&self, panels: [&[u8]; P], row: usize) -> [[L; N]; P] {
+        // Quads beyond the last row are not read; the first stands in for them.
+        let quad = row / QUAD;
+        let first = self.input.quad(quad);
+        let second = self.input.quad(if N > QUAD { quad + 1 } else { quad });
+        let third = self.input.quad(if N > 2 * QUAD { quad + 2 } else { quad });
+        let mut blocks: [&[[Record; BLOCK_PAIRS]]; P] = [&[]; P];
+        let mut rest: [&[Record]; P] = [&[]; P];
+        for ((blocks, rest), panel) in blocks.iter_mut().zip(&mut rest).zip(panels) {
+            (*blocks, *rest) = records(panel).as_chunks();
+        }
+        let mut sums = [[L::splat(0.0); N]; P];
+        let count = blocks[0].len();
+        for block in 0..count {
+            let mut records: [&[Record]; P] = [&[]; P];
+            for (records, blocks) in records.iter_mut().zip(blocks) {
+                *records = &blocks[block];
+            }
+            add_pairs(&mut sums, records, [&first[block], &second[block], &third[block]]);
+        }
+        if !rest[0].is_empty() {
+            add_pairs(&mut sums, rest, [&first[count], &second[count], &third[count]]);
+        }
+        sums
+    }
+}
+
+#[inline(always)]
+fn add_pairs<L: Dots + PairDots, const N: usize, const P: usize>(
+    sums: &mut [[L; N]; P],
+    records: [&[Record]; P],
+    inputs: [&Bf16Block; 3],
+) {
+    for step in 0..records[0].len().min(BLOCK_PAIRS) {
+        let mut weights = [L::load_pairs(&records[0][step]); P];
+        for (weights, records) in weights.iter_mut().zip(records) {
+            *weights = L::load_pairs(&records[step]);
+            L::prefetch((&raw const records[step]).wrapping_byte_add(PREFETCH_BYTES));
+        }
+        for index in 0..N {
+            let factors = inputs[index / QUAD].pairs[index % QUAD][step];
+            for (sums, weights) in sums.iter_mut().zip(weights) {
+                sums[index] = sums[index].add_pairs(weights, factors);
+            }
         }
     }
-    sums
 }

@@ -1,9 +1,10 @@
 //! Matrix products `y = W x + bias` for a batch of rows, with packed weights.
 //!
 //! Weights come in panels of 16 outputs (see [`PackedMatrix`]); a worker takes a contiguous share of the panels.
-//! Dense weights multiply float inputs; quantized weights multiply inputs quantized to 8 bits, with exact integer
-//! dot products within a block of 32 and float sums over blocks. The order of additions for one output is the same
-//! whatever the number of rows, so that a row's result does not depend on its company.
+//! Dense weights multiply float inputs; bfloat16 weights, where the CPU has products of such pairs, inputs rounded to
+//! bfloat16, with float sums. Quantized weights multiply inputs quantized to 8 bits, with exact integer dot products
+//! within a block of 32 and float sums over blocks. The order of additions for one output is the same whatever the
+//! number of rows, so that a row's result does not depend on its company.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
@@ -20,12 +21,13 @@ use std::ops::Range;
 use device::cpu::{Cpu, DisjointSlice, Rung, partition};
 
 pub use packed::{
-    DenseFormat, Layout, PANEL, PackedMatrix, QuantizedLayout, Scales, UnpackedBlock, Zero,
+    DenseFormat, InputForm, Layout, PANEL, PackedMatrix, QuantizedLayout, Scales, UnpackedBlock,
+    Zero,
 };
 
 use crate::{
-    lanes::{Lanes, launch},
-    quantize::{BLOCK, Q8Rows},
+    lanes::{Lanes, launch, launch_pairs},
+    quantize::{BLOCK, Bf16Rows, Q8Rows},
 };
 
 /// Bytes of inputs that are kept in the second-level cache while panels stream past them.
@@ -33,12 +35,13 @@ const ROW_BLOCK_BYTES: usize = 512 * 1024;
 /// Row blocks are multiples of as many rows as a kernel takes together at most.
 const ROW_TILE: usize = 12;
 
+/// Rows of a block with dense weights at least, however wide: so often are weights used that come from memory.
+const DENSE_ROWS_MIN: usize = 120;
+
 /// Arguments of [`linear`].
 pub struct Linear<'a> {
-    /// `[rows][columns]`; read by dense matrices.
-    pub input: &'a [f32],
-    /// The same quantized; read by quantized matrices.
-    pub quantized: Option<&'a Q8Rows>,
+    /// The rows in each form that a matrix reads.
+    pub input: Inputs<'a>,
     /// Rows to compute.
     pub rows: usize,
     /// Matrices applied to the same input, their outputs side by side.
@@ -49,6 +52,17 @@ pub struct Linear<'a> {
     pub output_stride: usize,
     /// Add to the output instead of replacing it.
     pub accumulate: bool,
+}
+
+/// Rows of inputs in several forms: which one a matrix reads says [`Layout::input_form`].
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    /// `[rows][columns]`
+    pub floats: &'a [f32],
+    /// The same quantized.
+    pub quantized: Option<&'a Q8Rows>,
+    /// The same rounded to bfloat16.
+    pub rounded: Option<&'a Bf16Rows>,
 }
 
 /// One matrix of a product.
@@ -65,15 +79,18 @@ pub struct Segment<'a> {
 /// Multiplies.
 ///
 /// # Panics
-/// If shapes do not fit, or a quantized matrix comes without quantized inputs.
+/// If shapes do not fit, or inputs do not come in the form that a matrix reads.
 pub fn linear(cpu: &Cpu, args: Linear<'_>) {
-    validate(&args);
-    let Linear { input, quantized, rows, segments, output, output_stride, accumulate } = args;
+    validate(cpu, &args);
+    let Linear { input, rows, segments, output, output_stride, accumulate } = args;
     let columns = segments[0].matrix.columns();
     let output = DisjointSlice::new(output);
     let panels: usize = segments.iter().map(|segment| segment.matrix.panels()).sum();
-    let most = (ROW_BLOCK_BYTES / columns.max(1)).clamp(ROW_TILE, quantized::rows_max(columns));
-    let row_block = row_block(rows, most);
+    let most = segments
+        .iter()
+        .map(|segment| rows_most(segment.matrix.layout().input_form(cpu.isa.rung()), columns))
+        .min();
+    let row_block = row_block(rows, most.unwrap_or(ROW_TILE));
     cpu.pool.run(&|worker| {
         let share = partition(panels, cpu.pool.threads(), worker);
         for start in (0..rows).step_by(row_block) {
@@ -82,14 +99,14 @@ pub fn linear(cpu: &Cpu, args: Linear<'_>) {
                 // SAFETY: each panel belongs to one worker.
                 let target = unsafe { Target::new(segment, &output, output_stride, accumulate) };
                 let matrix = segment.matrix;
-                let part = Part { matrix, panels, input, quantized, rows: rows.clone() };
+                let part = Part { matrix, panels, input, rows: rows.clone() };
                 compute(cpu, part, &target);
             }
         }
     });
 }
 
-fn validate(args: &Linear<'_>) {
+fn validate(cpu: &Cpu, args: &Linear<'_>) {
     assert!(!args.segments.is_empty(), "linear: no matrix");
     let columns = args.segments[0].matrix.columns();
     assert!(args.output.len() >= args.rows * args.output_stride, "linear: output too short");
@@ -101,13 +118,18 @@ fn validate(args: &Linear<'_>) {
             "linear: output rows too short"
         );
         assert!(segment.bias.is_none_or(|bias| bias.len() == matrix.rows()), "linear: bias length");
-        match matrix.layout() {
-            Layout::Dense(_) => {
-                assert!(args.input.len() >= args.rows * columns, "linear: input too short");
+        match matrix.layout().input_form(cpu.isa.rung()) {
+            InputForm::Floats => {
+                assert!(args.input.floats.len() >= args.rows * columns, "linear: input too short");
             }
-            Layout::Quantized(_) => {
+            InputForm::Rounded => {
+                let input = args.input.rounded.expect("linear: bf16 weights need rounded inputs");
+                assert!(input.width() == columns, "linear: rounded input of another width");
+                assert!(input.rows() >= args.rows, "linear: rounded input too short");
+            }
+            InputForm::Quantized => {
                 let input =
-                    args.quantized.expect("linear: quantized weights need quantized inputs");
+                    args.input.quantized.expect("linear: quantized weights need quantized inputs");
                 assert!(input.width() == columns, "linear: quantized input of another width");
                 assert!(input.rows() >= args.rows, "linear: quantized input too short");
             }
@@ -134,6 +156,18 @@ fn panels_in<'a>(
         let range = share.start.max(first)..share.end.min(before);
         (!range.is_empty()).then(|| (segment, range.start - first..range.end - first))
     })
+}
+
+/// Most rows of a block.
+fn rows_most(form: InputForm, columns: usize) -> usize {
+    let columns = columns.max(1);
+    match form {
+        InputForm::Quantized => {
+            (ROW_BLOCK_BYTES / columns).clamp(ROW_TILE, quantized::rows_max(columns))
+        }
+        InputForm::Rounded => (ROW_BLOCK_BYTES / (2 * columns)).max(DENSE_ROWS_MIN),
+        InputForm::Floats => (ROW_BLOCK_BYTES / (4 * columns)).max(DENSE_ROWS_MIN),
+    }
 }
 
 /// Rows in a block: blocks of about the same size, of at most `most` rows, in whole tiles.
@@ -219,37 +253,43 @@ impl PanelTarget<'_> {
 struct Part<'a> {
     matrix: &'a PackedMatrix,
     panels: Range<usize>,
-    input: &'a [f32],
-    quantized: Option<&'a Q8Rows>,
+    input: Inputs<'a>,
     rows: Range<usize>,
 }
 
 /// Computes a part.
 fn compute(cpu: &Cpu, part: Part<'_>, target: &Target<'_>) {
-    let Part { matrix, panels, input, quantized, rows } = part;
-    let columns = matrix.columns();
-    let panels = panels.map(|panel| (panel, matrix.panel(panel)));
-    match (matrix.layout(), quantized, cpu.isa.rung()) {
-        (Layout::Quantized(layout), Some(input), Rung::Scalar) => {
-            for (index, panel) in panels {
+    let Part { matrix, panels, input, rows } = part;
+    let Inputs { floats, quantized, rounded } = input;
+    let numbered = panels.clone().map(|panel| (panel, matrix.panel(panel)));
+    match (matrix.layout(), cpu.isa.rung()) {
+        (Layout::Quantized(layout), rung) => {
+            let input = quantized.expect("validated");
+            if rung != Rung::Scalar {
+                let panels = numbered;
+                return launch(cpu.isa, quantized::Part { layout, input, rows, panels, target });
+            }
+            for (index, panel) in numbered {
                 let target = target.panel(index);
                 let emit = |row: usize, values: &[f32; PANEL]| target.write_scalar(row, values);
                 scalar::quantized(layout, panel, input, rows.clone(), emit);
             }
         }
-        (Layout::Quantized(layout), Some(input), _) => {
-            launch(cpu.isa, quantized::Part { layout, input, rows, panels, target });
-        }
-        (Layout::Dense(format), _, Rung::Scalar) => {
-            for (index, panel) in panels {
+        (Layout::Dense(format), Rung::Scalar) => {
+            for (index, panel) in numbered {
                 let target = target.panel(index);
                 let emit = |row: usize, values: &[f32; PANEL]| target.write_scalar(row, values);
-                scalar::dense(format, panel, input, columns, rows.clone(), emit);
+                scalar::dense(format, panel, floats, matrix.columns(), rows.clone(), emit);
             }
         }
-        (Layout::Dense(format), _, _) => {
-            launch(cpu.isa, dense::Part { format, panels, input, columns, rows, target });
+        (layout @ Layout::Dense(format), rung) => {
+            if layout.input_form(rung) == InputForm::Rounded {
+                let input = rounded.expect("validated");
+                launch_pairs(cpu.isa, dense::Part { matrix, panels, input, rows, target });
+            } else {
+                let part = dense::Part { matrix, panels, input: floats, rows, target };
+                launch(cpu.isa, (part, format));
+            }
         }
-        (Layout::Quantized(_), None, _) => unreachable!("validated"),
     }
 }

@@ -16,9 +16,10 @@
 //! Formats whose scales are themselves small integers (ggml's K formats) keep them so: eight records, 256 inputs, stand
 //! behind a header with the half-precision scales (and minimums) of the small ones.
 //!
-//! A dense record is one input: 16 weights.
+//! A dense record is one input: 16 weights. Of bfloat16 it is two inputs, `[output][2]`, as an instruction for pairs
+//! takes them; the last record of an odd number of inputs has zeros for its second.
 
-use device::cpu::{AlignedBuffer, DisjointSlice, ThreadPool, partition};
+use device::cpu::{AlignedBuffer, DisjointSlice, Rung, ThreadPool, partition};
 use half::{bf16, f16};
 
 use crate::quantize::BLOCK;
@@ -143,11 +144,32 @@ impl QuantizedLayout {
     }
 }
 
+/// In what form a product reads its inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputForm {
+    /// Floats as they are.
+    Floats,
+    /// Rounded to bfloat16.
+    Rounded,
+    /// Quantized to 8 bits.
+    Quantized,
+}
+
 impl Layout {
+    /// In what form products with such weights read their inputs on a rung.
+    pub fn input_form(self, rung: Rung) -> InputForm {
+        match self {
+            Self::Quantized(_) => InputForm::Quantized,
+            Self::Dense(DenseFormat::Bf16) if rung.has_bf16_pairs() => InputForm::Rounded,
+            Self::Dense(_) => InputForm::Floats,
+        }
+    }
+
     const fn panel_bytes(self, columns: usize) -> usize {
         match self {
             Self::Dense(DenseFormat::F32) => 4 * PANEL * columns,
-            Self::Dense(DenseFormat::F16 | DenseFormat::Bf16) => 2 * PANEL * columns,
+            Self::Dense(DenseFormat::F16) => 2 * PANEL * columns,
+            Self::Dense(DenseFormat::Bf16) => LINE * columns.div_ceil(2),
             Self::Quantized(layout) => layout.panel_bytes(columns),
         }
     }
@@ -215,7 +237,7 @@ impl PackedMatrix {
             for output in 0..rows {
                 read(panel * PANEL + output, &mut values);
                 for (input, &value) in values.iter().enumerate() {
-                    let index = input * PANEL + output;
+                    let index = dense_index(format, input, output);
                     match format {
                         DenseFormat::F32 => {
                             data[4 * index..][..4].copy_from_slice(&value.to_le_bytes())
@@ -289,7 +311,7 @@ impl PackedMatrix {
         match self.layout {
             Layout::Dense(format) => {
                 for (input, target) in target.iter_mut().enumerate() {
-                    *target = dense_weight(panel, format, input * PANEL + output);
+                    *target = dense_weight(panel, format, input, output);
                 }
             }
             Layout::Quantized(layout) => {
@@ -445,7 +467,16 @@ impl<'a> Record<'a> {
     }
 }
 
-pub(super) fn dense_weight(panel: &[u8], format: DenseFormat, index: usize) -> f32 {
+/// Which of a panel's weights it is.
+fn dense_index(format: DenseFormat, input: usize, output: usize) -> usize {
+    match format {
+        DenseFormat::F32 | DenseFormat::F16 => input * PANEL + output,
+        DenseFormat::Bf16 => (input / 2 * PANEL + output) * 2 + input % 2,
+    }
+}
+
+pub(super) fn dense_weight(panel: &[u8], format: DenseFormat, input: usize, output: usize) -> f32 {
+    let index = dense_index(format, input, output);
     let two = |index: usize| [panel[2 * index], panel[2 * index + 1]];
     match format {
         DenseFormat::F32 => {

@@ -212,7 +212,7 @@ where
             bytes: &self.panel[record..][..Self::LAYOUT.record_bytes()],
         };
         for line in 0..Self::LAYOUT.record_bytes().div_ceil(LINE) {
-            L::prefetch(record.bytes, PREFETCH_BYTES + line * LINE);
+            L::prefetch(record.bytes.as_ptr().wrapping_add(PREFETCH_BYTES + line * LINE));
         }
         record
     }

@@ -20,7 +20,7 @@ pub(super) fn dense(
         let input = &input[row * columns..][..columns];
         let values = std::array::from_fn(|output| {
             let products = input.iter().enumerate().map(|(column, input)| {
-                f64::from(*input) * f64::from(dense_weight(panel, format, column * PANEL + output))
+                f64::from(*input) * f64::from(dense_weight(panel, format, column, output))
             });
             products.sum::<f64>() as f32
         });

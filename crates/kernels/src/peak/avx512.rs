@@ -21,6 +21,23 @@ pub(super) fn f32(rounds: u64) -> u64 {
     rounds * SUMS as u64 * 2 * 16
 }
 
+/// The operations done: `vdpbf16ps`.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) fn bf16(rounds: u64) -> u64 {
+    let [ones, halves] = black_box([1.0, 0.5].map(|value| {
+        let values = _mm512_set1_ps(value);
+        _mm512_cvtne2ps_pbh(values, values)
+    }));
+    let mut sums = [_mm512_setzero_ps(); SUMS];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm512_dpbf16_ps(*sum, ones, halves);
+        }
+    }
+    black_box(sums);
+    rounds * SUMS as u64 * 2 * 32
+}
+
 /// The operations done: `vpdpbusd`.
 #[target_feature(enable = "avx512f,avx512vnni")]
 pub(super) fn int8(rounds: u64) -> u64 {

@@ -18,6 +18,8 @@ use device::cpu::{Cpu, Rung};
 pub enum Peak {
     /// Multiply-adds of 32-bit floats.
     F32,
+    /// Products of pairs of bfloat16 values with sums in 32-bit floats.
+    Bf16,
     /// Dot products of 8-bit integers with exact 32-bit sums.
     Int8,
     /// Dot products of 8-bit with 4-bit integers, with sums of 16 bits that are widened now and then. Only where this
@@ -27,13 +29,13 @@ pub enum Peak {
 
 impl Peak {
     /// Every one.
-    pub const ALL: [Self; 3] = [Self::F32, Self::Int8, Self::Int8Narrow];
+    pub const ALL: [Self; 4] = [Self::F32, Self::Bf16, Self::Int8, Self::Int8Narrow];
 }
 
 /// Runs `rounds` rounds on every thread and returns the operations done, two for each multiply-add; none if the rung in
 /// use has no such instructions of its own.
 pub fn peak(cpu: &Cpu, peak: Peak, rounds: u64) -> Option<u64> {
-    if peak == Peak::Int8Narrow && !has_narrow_sums(cpu.isa.rung()) {
+    if !has(cpu.isa.rung(), peak) {
         return None;
     }
     let operations = AtomicU64::new(0);
@@ -43,44 +45,49 @@ pub fn peak(cpu: &Cpu, peak: Peak, rounds: u64) -> Option<u64> {
     Some(operations.into_inner())
 }
 
-fn has_narrow_sums(rung: Rung) -> bool {
-    match rung {
+fn has(rung: Rung, peak: Peak) -> bool {
+    match (peak, rung) {
+        (Peak::F32 | Peak::Int8, _) => true,
+        (Peak::Bf16, rung) => rung.has_bf16_pairs(),
         #[cfg(target_arch = "x86_64")]
-        Rung::Avx2 => true,
-        _ => false,
+        (Peak::Int8Narrow, Rung::Avx2) => true,
+        (Peak::Int8Narrow, _) => false,
     }
 }
 
-/// The operations that one thread did. `rung` must come from an `Isa`.
+/// The operations that one thread did. `rung` must come from an `Isa` and have what is asked for.
 fn run(rung: Rung, peak: Peak, rounds: u64) -> u64 {
-    match rung {
+    match (rung, peak) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the rung comes from an `Isa`, which proves that the CPU has its features.
-        Rung::Avx2 => unsafe {
+        (Rung::Avx2, _) => unsafe {
             match peak {
-                Peak::F32 => avx2::f32(rounds),
+                Peak::F32 | Peak::Bf16 => avx2::f32(rounds),
                 Peak::Int8 => avx2::int8(rounds),
                 Peak::Int8Narrow => avx2::int8_narrow(rounds),
             }
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Rung::Avx512 | Rung::Avx512Bf16 => unsafe {
+        (Rung::Avx512Bf16, Peak::Bf16) => unsafe { avx512::bf16(rounds) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        (Rung::Avx512 | Rung::Avx512Bf16, _) => unsafe {
             match peak {
-                Peak::F32 => avx512::f32(rounds),
+                Peak::F32 | Peak::Bf16 => avx512::f32(rounds),
                 Peak::Int8 | Peak::Int8Narrow => avx512::int8(rounds),
             }
         },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.
-        Rung::Neon => unsafe {
+        (Rung::Neon, _) => unsafe {
             match peak {
-                Peak::F32 => neon::f32(rounds),
+                Peak::F32 | Peak::Bf16 => neon::f32(rounds),
                 Peak::Int8 | Peak::Int8Narrow => neon::int8(rounds),
             }
         },
-        Rung::Scalar => match peak {
-            Peak::F32 => scalar::f32(rounds),
+        (Rung::Scalar, _) => match peak {
+            Peak::F32 | Peak::Bf16 => scalar::f32(rounds),
             Peak::Int8 | Peak::Int8Narrow => scalar::int8(rounds),
         },
     }
@@ -98,8 +105,7 @@ mod tests {
                 let few = peak(&cpu, kind, 1);
                 let many = peak(&cpu, kind, 1000);
                 assert_eq!(few.map(|few| few * 1000), many, "{kind:?} on {}", cpu.isa.rung());
-                let has_none = kind == Peak::Int8Narrow && !has_narrow_sums(cpu.isa.rung());
-                assert_eq!(few.is_none(), has_none);
+                assert_eq!(few.is_some(), has(cpu.isa.rung(), kind));
                 assert!(few.is_none_or(|few| few > 0 && few.is_multiple_of(4)));
             }
         }

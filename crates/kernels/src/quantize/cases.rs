@@ -1,4 +1,6 @@
-//! Every rung gives the same integers, scales and sums as the scalar one.
+//! Every rung gives the same integers, scales and sums as the scalar one, and rounds as plain code does.
+
+use half::bf16;
 
 use super::{scalar::integer, *};
 use crate::testing::{Values, cpus};
@@ -33,6 +35,32 @@ fn rungs_agree_exactly() {
                     assert_eq!(got.scales, want.scales);
                     assert_eq!(got.sums, want.sums);
                     assert_eq!(got.scaled_sums, want.scaled_sums);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rounded_rows_are_the_nearest_values_and_zeros_behind_them() {
+    for width in [1, 15, 16, 17, 33, 64, 100] {
+        for rows in [1, 4, 6] {
+            let input = Values::new(17).floats(rows * width);
+            for cpu in cpus() {
+                let mut got = Bf16Rows::new(rows, width);
+                assert!(got.rows() >= rows && got.rows() < rows + QUAD);
+                round_to_bf16(&cpu, &input, rows, &mut got);
+                for row in 0..got.rows() {
+                    let values = got.quad(row / QUAD).iter().flat_map(|block| {
+                        block.pairs[row % QUAD].into_iter().flat_map(i32::to_le_bytes)
+                    });
+                    let values: Vec<u8> = values.collect();
+                    for (column, value) in values.as_chunks().0.iter().enumerate() {
+                        let is_there = row < rows && column < width;
+                        let want = if is_there { input[row * width + column] } else { 0.0 };
+                        let want = bf16::from_f32(want).to_le_bytes();
+                        assert_eq!(*value, want, "{} row {row}, {column}", cpu.isa.rung());
+                    }
                 }
             }
         }

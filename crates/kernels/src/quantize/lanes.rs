@@ -1,6 +1,6 @@
 //! Half a block at a time.
 
-use super::{BLOCK, Q8Block, RowTarget, SUM_BLOCK, pair, scale};
+use super::{BLOCK, Bf16Block, Q8Block, RowTarget, SUM_BLOCK, pair, scale};
 use crate::lanes::{LANES, Lanes};
 
 /// A row whose values are made where they are written.
@@ -20,21 +20,36 @@ impl<L: Lanes> RowValues<L> for &[f32] {
 /// Writes a row.
 #[inline(always)]
 pub(crate) fn write_row<L: Lanes>(values: impl RowValues<L>, target: RowTarget<'_>) {
-    let RowTarget { mut floats, quantized } = target;
+    let RowTarget { width, mut floats, quantized, mut rounded } = target;
     if let Some((quad, row)) = quantized {
         for (index, block) in quad.iter_mut().enumerate() {
             let first = index * BLOCK;
             let (low, high) = (values.lanes(first), values.lanes(first + SUM_BLOCK));
-            if let Some(floats) = &mut floats {
-                low.store_some(&mut floats[first..first + SUM_BLOCK]);
-                high.store_some(&mut floats[first + SUM_BLOCK..first + BLOCK]);
-            }
+            store(low, first, &mut floats, &mut rounded);
+            store(high, first + SUM_BLOCK, &mut floats, &mut rounded);
             quantize_block(low, high, block, row);
         }
-    } else if let Some(floats) = floats {
-        for (index, target) in floats.chunks_mut(LANES).enumerate() {
-            values.lanes(index * LANES).store_some(target);
+    } else {
+        for first in (0..width).step_by(LANES) {
+            store(values.lanes(first), first, &mut floats, &mut rounded);
         }
+    }
+}
+
+/// Stores sixteen values of a row from `first` on, or as many as there are.
+#[inline(always)]
+fn store<L: Lanes>(
+    values: L,
+    first: usize,
+    floats: &mut Option<&mut [f32]>,
+    rounded: &mut Option<(&mut [Bf16Block], usize)>,
+) {
+    if let Some(floats) = floats {
+        let end = floats.len().min(first + LANES);
+        values.store_some(&mut floats[first..end]);
+    }
+    if let Some((quad, row)) = rounded {
+        values.store_bf16(quad[first / BLOCK].half(*row, first % BLOCK / LANES));
     }
 }
 

@@ -1,24 +1,29 @@
-//! Activations as 8-bit integers: each 32 consecutive values of a row share one scale, `value ≈ scale × integer` with
-//! integers in -127..=127.
+//! Activations as matrix products read them if not as floats: as 8-bit integers, or rounded to bfloat16 (`bf16.rs`).
 //!
-//! Rows lie in quads: for each block of 32 values, the integers of four rows stand together with their scales, so that
-//! a matrix product that takes four rows at once reads one stream. The sums of the integers travel along, so that the
-//! product can take the zero point or the minimum of a weight block out of its inner loop.
+//! As integers, each 32 consecutive values of a row share one scale, `value ≈ scale × integer` with integers in
+//! -127..=127. Rows lie in quads (`quads.rs`): the integers of four rows stand together with their scales. The sums of
+//! the integers travel along, so that the product can take the zero point or the minimum of a weight block out of its
+//! inner loop.
 
+mod bf16;
 mod lanes;
+mod quads;
 mod scalar;
 mod targets;
 
 #[cfg(test)]
 mod cases;
 
+pub use bf16::{Bf16Block, Bf16Rows, round_to_bf16};
 pub(crate) use lanes::{RowValues, write_row};
+pub use quads::QuadRows;
 pub(crate) use scalar::{integer, write_row as write_row_scalar};
+pub use targets::RowOutputs;
 pub(crate) use targets::{RowTarget, RowTargets};
 
 use std::ops::Range;
 
-use device::cpu::{AlignedBuffer, Cpu, DisjointSlice, Plain, Rung};
+use device::cpu::{Cpu, Plain, Rung};
 
 use crate::lanes::{Dots, LaneKernel, Lanes, launch};
 
@@ -34,7 +39,7 @@ pub(crate) const GROUP: usize = 4;
 /// A block of each of four rows.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(crate) struct Q8Block {
+pub struct Q8Block {
     /// `[row][group]`: four integers each, the first in the lowest byte.
     pub(crate) values: [[i32; BLOCK / GROUP]; QUAD],
     /// Values are integers times this.
@@ -55,12 +60,8 @@ pub(crate) fn pair(integers: [i16; 2]) -> i32 {
     i32::from_le_bytes([a, b, c, d])
 }
 
-/// Quantized rows, all of one width.
-pub struct Q8Rows {
-    width: usize,
-    /// `[quad][block]`
-    blocks: AlignedBuffer<Q8Block>,
-}
+/// Quantized rows.
+pub type Q8Rows = QuadRows<Q8Block>;
 
 impl Q8Rows {
     /// Room for `rows` rows of `width` values.
@@ -69,55 +70,7 @@ impl Q8Rows {
     /// If `width` is not a multiple of 32.
     pub fn new(rows: usize, width: usize) -> Self {
         assert!(width.is_multiple_of(BLOCK), "a quantized row has whole blocks, got width {width}");
-        let blocks = rows.div_ceil(QUAD) * width / BLOCK;
-        Self { width, blocks: AlignedBuffer::zeroed_in_huge_pages(blocks) }
-    }
-
-    /// Values in a row.
-    pub fn width(&self) -> usize {
-        self.width
-    }
-
-    /// Rows there is room for.
-    pub fn rows(&self) -> usize {
-        (self.blocks.len() * BLOCK).checked_div(self.width).unwrap_or(0) * QUAD
-    }
-
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
-        self.blocks.len() * size_of::<Q8Block>()
-    }
-
-    /// The blocks of rows `4 × quad ..`, in order.
-    pub(crate) fn quad(&self, quad: usize) -> &[Q8Block] {
-        let blocks = self.width / BLOCK;
-        &self.blocks[quad * blocks..][..blocks]
-    }
-
-    fn writer(&mut self) -> Q8Writer<'_> {
-        Q8Writer {
-            blocks_per_row: self.width / BLOCK,
-            blocks: DisjointSlice::new(&mut self.blocks),
-        }
-    }
-}
-
-/// Hands quads out to the threads that fill them.
-struct Q8Writer<'a> {
-    blocks_per_row: usize,
-    blocks: DisjointSlice<'a, Q8Block>,
-}
-
-impl Q8Writer<'_> {
-    /// The blocks of the quad in which `row` lies.
-    ///
-    /// # Safety
-    /// No other thread may use a row of the same quad.
-    #[expect(clippy::mut_from_ref, reason = "this is the purpose; the condition is stated")]
-    unsafe fn quad_of(&self, row: usize) -> &mut [Q8Block] {
-        let first = row / QUAD * self.blocks_per_row;
-        // SAFETY: parts of different quads do not overlap, and the caller keeps threads to different quads.
-        unsafe { self.blocks.part(first..first + self.blocks_per_row) }
+        Self::with_blocks(rows, width)
     }
 }
 
@@ -127,8 +80,20 @@ impl Q8Writer<'_> {
 /// If a buffer is too small.
 pub fn quantize(cpu: &Cpu, input: &[f32], rows: usize, output: &mut Q8Rows) {
     let width = output.width();
-    assert!(input.len() >= rows * width, "quantize: input too short");
-    let targets = RowTargets::new("quantize", [rows, width], None, Some(output));
+    let outputs = RowOutputs { quantized: Some(output), ..RowOutputs::default() };
+    write_rows(cpu, "quantize", input, [rows, width], outputs);
+}
+
+/// Writes rows of floats in other forms.
+fn write_rows(
+    cpu: &Cpu,
+    kernel: &str,
+    input: &[f32],
+    [rows, width]: [usize; 2],
+    outputs: RowOutputs<'_>,
+) {
+    assert!(input.len() >= rows * width, "{kernel}: input too short");
+    let targets = RowTargets::new(kernel, [rows, width], outputs);
     cpu.pool.spread(rows, QUAD, width / 8, &|rows| match cpu.isa.rung() {
         Rung::Scalar => {
             for row in rows {

@@ -1,6 +1,9 @@
 //! The meaning: one value at a time.
 
+use half::bf16;
+
 use super::{BLOCK, GROUP, Q8Block, RowTarget, SUM_BLOCK, pair, scale};
+use crate::lanes::LANES;
 
 fn quantize_row(input: &[f32], quad: &mut [Q8Block], row: usize) {
     for (values, block) in input.chunks_exact(BLOCK).zip(quad) {
@@ -27,6 +30,14 @@ pub(crate) fn write_row(values: &[f32], target: RowTarget<'_>) {
     }
     if let Some((quad, row)) = target.quantized {
         quantize_row(values, quad, row);
+    }
+    if let Some((quad, row)) = target.rounded {
+        for (index, values) in values.chunks(LANES).enumerate() {
+            let half = quad[index / 2].half(row, index % 2);
+            *half = std::array::from_fn(|lane| {
+                values.get(lane).map_or(0, |value| bf16::from_f32(*value).to_bits())
+            });
+        }
     }
 }
 

@@ -1,43 +1,59 @@
-//! Where the rows of an activation go: as floats, as integers, or both.
+//! Where the rows of an activation go, in one form or several.
 
 use device::cpu::DisjointSlice;
 
-use super::{Q8Block, Q8Rows, Q8Writer, QUAD};
+use super::{Bf16Block, Bf16Rows, Q8Block, Q8Rows, QUAD, quads::QuadWriter};
+
+/// Where a kernel writes its rows: in each form in which a product reads them.
+#[derive(Default)]
+pub struct RowOutputs<'a> {
+    /// As floats, `[rows][width]`.
+    pub floats: Option<&'a mut [f32]>,
+    /// Quantized to 8 bits.
+    pub quantized: Option<&'a mut Q8Rows>,
+    /// Rounded to bfloat16.
+    pub rounded: Option<&'a mut Bf16Rows>,
+}
 
 /// Rows that workers write, each its own quads.
 pub(crate) struct RowTargets<'a> {
     width: usize,
     floats: Option<DisjointSlice<'a, f32>>,
-    quantized: Option<Q8Writer<'a>>,
+    quantized: Option<QuadWriter<'a, Q8Block>>,
+    rounded: Option<QuadWriter<'a, Bf16Block>>,
 }
 
 /// A row to be written.
 pub(crate) struct RowTarget<'a> {
+    pub(crate) width: usize,
     pub(crate) floats: Option<&'a mut [f32]>,
     /// The blocks of its quad, and which row of the four it is.
     pub(crate) quantized: Option<(&'a mut [Q8Block], usize)>,
+    /// Likewise.
+    pub(crate) rounded: Option<(&'a mut [Bf16Block], usize)>,
 }
 
 impl<'a> RowTargets<'a> {
     /// # Panics
-    /// If a target has no room for as many rows or another width.
-    pub(crate) fn new(
-        kernel: &str,
-        [rows, width]: [usize; 2],
-        floats: Option<&'a mut [f32]>,
-        quantized: Option<&'a mut Q8Rows>,
-    ) -> Self {
+    /// If an output has no room for as many rows or another width.
+    pub(crate) fn new(kernel: &str, [rows, width]: [usize; 2], outputs: RowOutputs<'a>) -> Self {
+        let RowOutputs { floats, quantized, rounded } = outputs;
         if let Some(floats) = &floats {
             assert!(floats.len() >= rows * width, "{kernel}: output too short");
         }
-        if let Some(quantized) = &quantized {
-            assert!(quantized.width() == width, "{kernel}: quantized output of another width");
-            assert!(quantized.rows() >= rows, "{kernel}: quantized output too short");
+        let quads = [
+            quantized.as_ref().map(|quantized| ("quantized", quantized.width(), quantized.rows())),
+            rounded.as_ref().map(|rounded| ("rounded", rounded.width(), rounded.rows())),
+        ];
+        for (form, its_width, its_rows) in quads.into_iter().flatten() {
+            assert!(its_width == width, "{kernel}: {form} output of another width");
+            assert!(its_rows >= rows, "{kernel}: {form} output too short");
         }
         Self {
             width,
             floats: floats.map(DisjointSlice::new),
             quantized: quantized.map(Q8Rows::writer),
+            rounded: rounded.map(Bf16Rows::writer),
         }
     }
 
@@ -48,8 +64,10 @@ impl<'a> RowTargets<'a> {
         // SAFETY: rows do not overlap, quads do not either, and the caller keeps threads to different quads.
         unsafe {
             RowTarget {
+                width: self.width,
                 floats: self.floats.as_ref().map(|floats| floats.part(range)),
                 quantized: self.quantized.as_ref().map(|writer| (writer.quad_of(row), row % QUAD)),
+                rounded: self.rounded.as_ref().map(|writer| (writer.quad_of(row), row % QUAD)),
             }
         }
     }

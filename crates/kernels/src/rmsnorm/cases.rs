@@ -1,6 +1,7 @@
 //! Rungs against the meaning, over widths around the lane count.
 
 use super::*;
+use crate::quantize::{Bf16Rows, Q8Rows, quantize, round_to_bf16};
 use crate::testing::{Values, assert_close, cpus};
 
 #[test]
@@ -15,6 +16,7 @@ fn rungs_agree_with_the_meaning() {
                 .for_each(|row| scalar::normalise_in_place(row, &weight, 1e-5));
             for cpu in cpus() {
                 let mut output = vec![9.0; (rows + 1) * width];
+                let mut rounded = Bf16Rows::new(rows, width);
                 let mut quantized = width.is_multiple_of(32).then(|| Q8Rows::new(rows, width));
                 rms_norm(
                     &cpu,
@@ -23,16 +25,26 @@ fn rungs_agree_with_the_meaning() {
                         rows,
                         weight: &weight,
                         epsilon: 1e-5,
-                        output: Some(&mut output),
-                        quantized: quantized.as_mut(),
+                        output: RowOutputs {
+                            floats: Some(&mut output),
+                            quantized: quantized.as_mut(),
+                            rounded: Some(&mut rounded),
+                        },
                     },
                 );
                 let (got, guard) = output.split_at(rows * width);
                 assert_close(got, &want, 1e-6, "rms_norm");
                 assert!(guard.iter().all(|&guard| guard == 9.0));
+                let mut again = Bf16Rows::new(rows, width);
+                round_to_bf16(&cpu, got, rows, &mut again);
+                for quad in 0..rows.div_ceil(4) {
+                    for (got, want) in rounded.quad(quad).iter().zip(again.quad(quad)) {
+                        assert_eq!(got.pairs, want.pairs);
+                    }
+                }
                 if let Some(quantized) = quantized {
                     let mut again = Q8Rows::new(rows, width);
-                    crate::quantize::quantize(&cpu, got, rows, &mut again);
+                    quantize(&cpu, got, rows, &mut again);
                     for quad in 0..rows.div_ceil(4) {
                         for (got, want) in quantized.quad(quad).iter().zip(again.quad(quad)) {
                             assert_eq!(got.values, want.values);

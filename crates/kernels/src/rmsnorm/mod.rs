@@ -10,7 +10,7 @@ use device::cpu::{Cpu, DisjointSlice, Rung};
 
 use crate::{
     lanes::launch,
-    quantize::{Q8Rows, QUAD, RowTargets},
+    quantize::{QUAD, RowOutputs, RowTargets},
 };
 
 /// Arguments of [`rms_norm`].
@@ -23,10 +23,8 @@ pub struct RmsNorm<'a> {
     pub weight: &'a [f32],
     /// Added to the mean square.
     pub epsilon: f32,
-    /// `[rows][width]`, for products with dense weights.
-    pub output: Option<&'a mut [f32]>,
-    /// The same quantized, for products with quantized weights.
-    pub quantized: Option<&'a mut Q8Rows>,
+    /// `[rows][width]`, as the products that follow read them.
+    pub output: RowOutputs<'a>,
 }
 
 pub(crate) struct Part<'a> {
@@ -48,10 +46,10 @@ impl Part<'_> {
 /// # Panics
 /// If a buffer is too small.
 pub fn rms_norm(cpu: &Cpu, args: RmsNorm<'_>) {
-    let RmsNorm { input, rows, weight, epsilon, output, quantized } = args;
+    let RmsNorm { input, rows, weight, epsilon, output } = args;
     let width = weight.len();
     assert!(input.len() >= rows * width, "rms_norm: input too short");
-    let targets = &RowTargets::new("rms_norm", [rows, width], output, quantized);
+    let targets = &RowTargets::new("rms_norm", [rows, width], output);
     cpu.pool.spread(rows, QUAD, width / 4, &|rows| {
         let part = Part { input, weight, epsilon, targets, rows };
         match cpu.isa.rung() {

@@ -1,7 +1,7 @@
 //! Rungs against the formula, over widths around the lane count.
 
 use super::*;
-use crate::quantize::quantize;
+use crate::quantize::{Q8Rows, quantize};
 use crate::testing::{Values, assert_close, cpus};
 
 #[test]
@@ -19,14 +19,8 @@ fn rungs_agree_with_the_formula() {
                 .collect();
             for cpu in cpus() {
                 let mut output = vec![9.0; (rows + 1) * width];
-                let args = SiluMul {
-                    gate_up: &gate_up,
-                    rows,
-                    width,
-                    output: Some(&mut output),
-                    quantized: None,
-                };
-                silu_mul(&cpu, args);
+                let output_rows = RowOutputs { floats: Some(&mut output), ..RowOutputs::default() };
+                silu_mul(&cpu, SiluMul { gate_up: &gate_up, rows, width, output: output_rows });
                 let (got, guard) = output.split_at(rows * width);
                 assert_close(got, &want, 1e-6, "silu_mul");
                 assert!(guard.iter().all(|&guard| guard == 9.0));
@@ -42,12 +36,12 @@ fn quantized_alone_is_what_the_floats_become() {
     for cpu in cpus() {
         let mut floats = vec![0.0; rows * width];
         let gate_up = &gate_up[..];
-        let output = Some(&mut floats[..]);
-        silu_mul(&cpu, SiluMul { gate_up, rows, width, output, quantized: None });
+        let output = RowOutputs { floats: Some(&mut floats), ..RowOutputs::default() };
+        silu_mul(&cpu, SiluMul { gate_up, rows, width, output });
         let (mut got, mut want) = (Q8Rows::new(rows, width), Q8Rows::new(rows, width));
         quantize(&cpu, &floats, rows, &mut want);
-        let quantized = Some(&mut got);
-        silu_mul(&cpu, SiluMul { gate_up, rows, width, output: None, quantized });
+        let output = RowOutputs { quantized: Some(&mut got), ..RowOutputs::default() };
+        silu_mul(&cpu, SiluMul { gate_up, rows, width, output });
         for quad in 0..rows.div_ceil(QUAD) {
             for (got, want) in got.quad(quad).iter().zip(want.quad(quad)) {
                 assert_eq!((got.values, got.scales), (want.values, want.scales));

@@ -10,7 +10,7 @@ use device::cpu::{Cpu, Rung};
 
 use crate::{
     lanes::launch,
-    quantize::{Q8Rows, QUAD, RowTargets},
+    quantize::{QUAD, RowOutputs, RowTargets},
 };
 
 /// Arguments of [`silu_mul`].
@@ -21,10 +21,8 @@ pub struct SiluMul<'a> {
     pub rows: usize,
     /// Values in an output row.
     pub width: usize,
-    /// `[rows][width]`, for products with dense weights.
-    pub output: Option<&'a mut [f32]>,
-    /// The same quantized, for products with quantized weights.
-    pub quantized: Option<&'a mut Q8Rows>,
+    /// `[rows][width]`, as the products that follow read them.
+    pub output: RowOutputs<'a>,
 }
 
 pub(crate) struct Part<'a> {
@@ -46,9 +44,9 @@ impl Part<'_> {
 /// # Panics
 /// If a buffer is too small.
 pub fn silu_mul(cpu: &Cpu, args: SiluMul<'_>) {
-    let SiluMul { gate_up, rows, width, output, quantized } = args;
+    let SiluMul { gate_up, rows, width, output } = args;
     assert!(gate_up.len() >= rows * 2 * width, "silu_mul: input too short");
-    let targets = &RowTargets::new("silu_mul", [rows, width], output, quantized);
+    let targets = &RowTargets::new("silu_mul", [rows, width], output);
     cpu.pool.spread(rows, QUAD, width, &|rows| {
         let part = Part { gate_up, width, targets, rows };
         match cpu.isa.rung() {

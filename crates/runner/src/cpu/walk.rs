@@ -3,13 +3,13 @@
 use device::cpu::{AlignedBuffer, Cpu};
 use kernels::{
     attention::{Attention, KvLayer, attention},
-    linear::{Linear, Segment, linear},
-    quantize::{Q8Rows, quantize},
+    linear::{Inputs, Linear, Segment, linear},
+    quantize::{Bf16Rows, Q8Rows, RowOutputs, quantize, round_to_bf16},
     rmsnorm::{RmsNorm, RmsNormHeads, rms_norm, rms_norm_heads},
     rope::{RopeStore, rope_angles, rope_store},
     silu_mul::{SiluMul, silu_mul},
 };
-use models::{Activation, DecoderSpec, FloatBufferId, Op, Program, SegmentPlan};
+use models::{Activation, DecoderSpec, FloatBufferId, Op, Program, QuadBuffer, SegmentPlan};
 
 use super::{
     batch::Batch,
@@ -20,10 +20,16 @@ use super::{
 /// Buffers and caches, with the program that uses them.
 pub(super) struct Walker {
     pub(super) floats: Vec<AlignedBuffer<f32>>,
-    quantized: Vec<Q8Rows>,
+    quads: QuadBuffers,
     angles: AlignedBuffer<f32>,
     layers: Vec<KvLayer>,
     pub(super) profiler: Profiler,
+}
+
+/// Activations in other forms than floats.
+struct QuadBuffers {
+    quantized: Vec<Q8Rows>,
+    rounded: Vec<Bf16Rows>,
 }
 
 /// What a walk reads besides the buffers.
@@ -43,14 +49,16 @@ impl Walker {
             .iter()
             .map(|buffer| memory.rows(buffer.rows) * buffer.width)
             .map(AlignedBuffer::zeroed_in_huge_pages);
-        let quantized = program
-            .quantized_buffers
-            .iter()
-            .map(|buffer| Q8Rows::new(memory.rows(buffer.rows), buffer.width));
+        let shape = |buffer: &QuadBuffer| (memory.rows(buffer.rows), buffer.width);
+        let quantized = program.quantized_buffers.iter().map(shape);
+        let rounded = program.rounded_buffers.iter().map(shape);
         let pairs = program.rope.frequencies.len();
         Self {
             floats: floats.collect(),
-            quantized: quantized.collect(),
+            quads: QuadBuffers {
+                quantized: quantized.map(|(rows, width)| Q8Rows::new(rows, width)).collect(),
+                rounded: rounded.map(|(rows, width)| Bf16Rows::new(rows, width)).collect(),
+            },
             angles: AlignedBuffer::zeroed(memory.position_rows * 2 * pairs),
             layers: (0..spec.layers).map(|_| KvLayer::new(memory.kv)).collect(),
             profiler: Profiler::default(),
@@ -101,10 +109,9 @@ impl Walker {
             }
             Op::RmsNorm { input, weight, output } => {
                 let [input, floats] = two(&mut self.floats, *input, output.floats);
-                let quantized = quantized(&mut self.quantized, *output);
                 let weight = &program.vectors[weight.0];
-                let output = output.reads_floats.then_some(&mut floats[..]);
-                rms_norm(cpu, RmsNorm { input, rows, weight, epsilon, output, quantized });
+                let output = self.quads.outputs(*output, floats);
+                rms_norm(cpu, RmsNorm { input, rows, weight, epsilon, output });
             }
             Op::Linear { input, segments, output, accumulate } => {
                 self.linear(step, *input, segments, *output, (rows, *accumulate));
@@ -146,16 +153,19 @@ impl Walker {
                     output: floats,
                 };
                 attention(cpu, args);
-                if let Some(quantized) = quantized(&mut self.quantized, *output) {
-                    quantize(cpu, &self.floats[output.floats.0], rows, quantized);
+                let floats = &self.floats[output.floats.0];
+                if let Some(buffer) = output.quantized {
+                    quantize(cpu, floats, rows, &mut self.quads.quantized[buffer.0]);
+                }
+                if let Some(buffer) = output.rounded {
+                    round_to_bf16(cpu, floats, rows, &mut self.quads.rounded[buffer.0]);
                 }
             }
             Op::SiluMul { gate_up, output } => {
                 let width = spec.feed_forward;
                 let [gate_up, floats] = two(&mut self.floats, *gate_up, output.floats);
-                let quantized = quantized(&mut self.quantized, *output);
-                let output = output.reads_floats.then_some(&mut floats[..]);
-                silu_mul(cpu, SiluMul { gate_up, rows, width, output, quantized });
+                let output = self.quads.outputs(*output, floats);
+                silu_mul(cpu, SiluMul { gate_up, rows, width, output });
             }
             Op::Select { input, output } => {
                 let width = program.float_buffers[input.0].width;
@@ -184,19 +194,15 @@ impl Walker {
                 column: segment.column,
             })
             .collect();
-        let quantized = input.quantized.map(|buffer| &self.quantized[buffer.0]);
         let output_stride = program.float_buffers[output.0].width;
         let [floats, target] = two(&mut self.floats, input.floats, output);
         let segments = &segments;
-        let args = Linear {
-            input: floats,
-            quantized,
-            rows,
-            segments,
-            output: target,
-            output_stride,
-            accumulate,
+        let input = Inputs {
+            floats,
+            quantized: input.quantized.map(|buffer| &self.quads.quantized[buffer.0]),
+            rounded: input.rounded.map(|buffer| &self.quads.rounded[buffer.0]),
         };
+        let args = Linear { input, rows, segments, output: target, output_stride, accumulate };
         linear(cpu, args);
     }
 }
@@ -210,7 +216,13 @@ fn two(
     buffers.get_disjoint_mut([a.0, b.0]).expect("a kernel does not write what it reads")
 }
 
-/// The quantized twin of an activation, if it has one.
-fn quantized(buffers: &mut [Q8Rows], activation: Activation) -> Option<&mut Q8Rows> {
-    activation.quantized.map(|buffer| &mut buffers[buffer.0])
+impl QuadBuffers {
+    /// Where an activation is written: in each form in which it is read.
+    fn outputs<'a>(&'a mut self, activation: Activation, floats: &'a mut [f32]) -> RowOutputs<'a> {
+        RowOutputs {
+            floats: activation.reads_floats.then_some(floats),
+            quantized: activation.quantized.map(|buffer| &mut self.quantized[buffer.0]),
+            rounded: activation.rounded.map(|buffer| &mut self.rounded[buffer.0]),
+        }
+    }
 }

@@ -5,8 +5,8 @@ use kernels::{
     attention::{
         Attention, AttentionTasks, BLOCK_TOKENS, KvFormat, KvLayer, KvShape, Sequence, attention,
     },
-    linear::{Layout, Linear, PackedMatrix, Segment, linear},
-    quantize::{Q8Rows, quantize},
+    linear::{InputForm, Inputs, Layout, Linear, PackedMatrix, Segment, linear},
+    quantize::{Bf16Rows, Q8Rows, RowOutputs, quantize, round_to_bf16},
     rmsnorm::{RmsNorm, rms_norm},
     rope::{RopePairs, RopeStore, rope_angles, rope_store},
     silu_mul::{SiluMul, silu_mul},
@@ -22,23 +22,26 @@ pub(super) const KV_FORMATS: [(&str, KvFormat); 3] =
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arithmetic {
     F32,
+    Bf16,
     Int8,
     Int8Of4Bits,
 }
 
-pub(super) fn arithmetic_of(matrix: &PackedMatrix) -> Arithmetic {
-    match matrix.layout() {
-        Layout::Dense(_) => Arithmetic::F32,
-        Layout::Quantized(layout) if layout.bits == 4 => Arithmetic::Int8Of4Bits,
-        Layout::Quantized(_) => Arithmetic::Int8,
+pub(super) fn arithmetic_of(cpu: &Cpu, matrix: &PackedMatrix) -> Arithmetic {
+    match (matrix.layout(), matrix.layout().input_form(cpu.isa.rung())) {
+        (_, InputForm::Floats) => Arithmetic::F32,
+        (_, InputForm::Rounded) => Arithmetic::Bf16,
+        (Layout::Quantized(layout), _) if layout.bits == 4 => Arithmetic::Int8Of4Bits,
+        (_, InputForm::Quantized) => Arithmetic::Int8,
     }
 }
 
-/// Rows of activations, as floats and quantized.
+/// Rows of activations, in all forms.
 pub(super) struct Rows {
     width: usize,
     floats: Vec<f32>,
     quantized: Q8Rows,
+    rounded: Bf16Rows,
 }
 
 impl Rows {
@@ -47,7 +50,9 @@ impl Rows {
         let floats = Random::new(0, "rows").floats(rows * width);
         let mut quantized = Q8Rows::new(rows, width);
         quantize(cpu, &floats, rows, &mut quantized);
-        Self { width, floats, quantized }
+        let mut rounded = Bf16Rows::new(rows, width);
+        round_to_bf16(cpu, &floats, rows, &mut rounded);
+        Self { width, floats, quantized, rounded }
     }
 
     /// Multiplies with matrices whose outputs lie side by side.
@@ -68,8 +73,11 @@ impl Rows {
             })
             .collect();
         let args = Linear {
-            input: &self.floats,
-            quantized: Some(&self.quantized),
+            input: Inputs {
+                floats: &self.floats,
+                quantized: Some(&self.quantized),
+                rounded: Some(&self.rounded),
+            },
             rows,
             segments: &segments,
             output,
@@ -85,14 +93,14 @@ impl Rows {
 
     /// Normalises `input` into these rows, quantized.
     pub(super) fn rms_norm(&mut self, cpu: &Cpu, rows: usize, input: &[f32], weight: &[f32]) {
-        let quantized = Some(&mut self.quantized);
-        rms_norm(cpu, RmsNorm { input, rows, weight, epsilon: 1e-5, output: None, quantized });
+        let output = RowOutputs { quantized: Some(&mut self.quantized), ..RowOutputs::default() };
+        rms_norm(cpu, RmsNorm { input, rows, weight, epsilon: 1e-5, output });
     }
 
     /// Gates `gate_up` into these rows, quantized.
     pub(super) fn silu_mul(&mut self, cpu: &Cpu, rows: usize, gate_up: &[f32]) {
-        let quantized = Some(&mut self.quantized);
-        silu_mul(cpu, SiluMul { gate_up, rows, width: self.width, output: None, quantized });
+        let output = RowOutputs { quantized: Some(&mut self.quantized), ..RowOutputs::default() };
+        silu_mul(cpu, SiluMul { gate_up, rows, width: self.width, output });
     }
 }
 

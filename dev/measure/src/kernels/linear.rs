@@ -40,8 +40,9 @@ fn measure(bench: &Bench, model: &str, product: &Product, data_type: DataType) -
     let input = Rows::new(cpu, rows_max, product.inputs);
     let mut output = vec![0.0; rows_max * outputs];
     let weights: usize = copies[0].iter().map(PackedMatrix::bytes).sum();
-    let (input_bytes, peak) = match arithmetic_of(&copies[0][0]) {
+    let (input_bytes, peak) = match arithmetic_of(cpu, &copies[0][0]) {
         Arithmetic::F32 => (4, bench.roofline.f32_s),
+        Arithmetic::Bf16 => (2, bench.roofline.bf16_s.unwrap_or(bench.roofline.f32_s)),
         Arithmetic::Int8 => (1, bench.roofline.int8_s),
         Arithmetic::Int8Of4Bits => (1, bench.roofline.int8_of_4_bits_s()),
     };

@@ -36,7 +36,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<()> {
     let loaded = load(&path, &cpu, Compute::Native)?;
     println!("{}", path.display());
     let loading = report_loading(&loaded, before);
-    let work = ModelWork::of(&loaded.model.program);
+    let work = ModelWork::of(&loaded.model.program, cpu.isa.rung());
     let bench = Bench { cpu, model: loaded.model, roofline, work };
     let (prefill, prefill_tokens_s) = bench.prefill()?;
     let (decode, decode_tokens_s) = bench.decode()?;
