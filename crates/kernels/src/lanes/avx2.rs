@@ -49,15 +49,16 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn load_bf16_pairs(values: &[u16; 2 * LANES]) -> [Self; 2] {
-        let pairs = [intrinsic!(load(&values[..LANES])), intrinsic!(load(&values[LANES..]))];
-        let [first, second] = pairs.map(|pairs| intrinsic!(_mm256_slli_epi32::<16>(pairs)));
-        let firsts = intrinsic!(Self(_mm256_castsi256_ps(first), _mm256_castsi256_ps(second)));
-        let [first, second] = pairs.map(|pairs| {
-            let upper = 0xffff_0000_u32.cast_signed();
-            intrinsic!(_mm256_and_si256(pairs, _mm256_set1_epi32(upper)))
-        });
-        let seconds = intrinsic!(Self(_mm256_castsi256_ps(first), _mm256_castsi256_ps(second)));
-        [firsts, seconds]
+        intrinsic!({
+            let upper = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
+            let (low, high) = (load(&values[..LANES]), load(&values[LANES..]));
+            let firsts = (_mm256_slli_epi32::<16>(low), _mm256_slli_epi32::<16>(high));
+            let seconds = (_mm256_and_si256(low, upper), _mm256_and_si256(high, upper));
+            [
+                Self(_mm256_castsi256_ps(firsts.0), _mm256_castsi256_ps(firsts.1)),
+                Self(_mm256_castsi256_ps(seconds.0), _mm256_castsi256_ps(seconds.1)),
+            ]
+        })
     }
 
     #[inline(always)]

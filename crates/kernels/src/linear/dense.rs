@@ -39,16 +39,16 @@ impl LaneKernel for (Part<'_, &[f32]>, DenseFormat) {
         let (input, columns) = (part.input, part.matrix.columns());
         match format {
             DenseFormat::F32 => {
-                let load = |weights: &[f32; PANEL]| [L::load(weights)];
-                part.all::<L, _>(Floats::new(input, columns, load));
+                let format = PhantomData;
+                part.all::<L, _>(Floats::<F32, PANEL, 1> { input, columns, format });
             }
             DenseFormat::F16 => {
-                let load = |weights: &[u16; PANEL]| [L::load_f16(weights)];
-                part.all::<L, _>(Floats::new(input, columns, load));
+                let format = PhantomData;
+                part.all::<L, _>(Floats::<F16, PANEL, 1> { input, columns, format });
             }
             DenseFormat::Bf16 => {
-                let load = |pairs: &[u16; 2 * PANEL]| L::load_bf16_pairs(pairs);
-                part.all::<L, _>(Floats::new(input, columns, load));
+                let format = PhantomData;
+                part.all::<L, _>(Floats::<Bf16, { 2 * PANEL }, 2> { input, columns, format });
             }
         }
     }
@@ -139,35 +139,62 @@ fn records<T: Plain, const N: usize>(panel: &[u8]) -> &[[T; N]] {
     records
 }
 
-/// With floats; `load` makes floats of a record of `COLUMNS` columns, which is `M` of `T`.
-struct Floats<'a, F, T, const M: usize, const COLUMNS: usize> {
-    /// `[rows][columns]`
-    input: &'a [f32],
-    columns: usize,
-    load: F,
-    record: PhantomData<[T; M]>,
+/// How floats are made of a record of `COLUMNS` columns, `M` values. Not a closure: one that is not inlined has none of
+/// the rung's instructions.
+trait Format<L, const M: usize, const COLUMNS: usize> {
+    type Value: Plain;
+
+    fn load(record: &[Self::Value; M]) -> [L; COLUMNS];
 }
 
-impl<'a, F, T, const M: usize, const COLUMNS: usize> Floats<'a, F, T, M, COLUMNS> {
+struct F32;
+struct F16;
+struct Bf16;
+
+impl<L: Lanes> Format<L, PANEL, 1> for F32 {
+    type Value = f32;
+
     #[inline(always)]
-    fn new<L>(input: &'a [f32], columns: usize, load: F) -> Self
-    where
-        F: Fn(&[T; M]) -> [L; COLUMNS],
-    {
-        Self { input, columns, load, record: PhantomData }
+    fn load(record: &[f32; PANEL]) -> [L; 1] {
+        [L::load(record)]
     }
 }
 
-impl<L, F, T, const M: usize, const COLUMNS: usize> Products<L> for Floats<'_, F, T, M, COLUMNS>
+impl<L: Lanes> Format<L, PANEL, 1> for F16 {
+    type Value = u16;
+
+    #[inline(always)]
+    fn load(record: &[u16; PANEL]) -> [L; 1] {
+        [L::load_f16(record)]
+    }
+}
+
+impl<L: Lanes> Format<L, { 2 * PANEL }, 2> for Bf16 {
+    type Value = u16;
+
+    #[inline(always)]
+    fn load(record: &[u16; 2 * PANEL]) -> [L; 2] {
+        L::load_bf16_pairs(record)
+    }
+}
+
+/// With floats.
+struct Floats<'a, F, const M: usize, const COLUMNS: usize> {
+    /// `[rows][columns]`
+    input: &'a [f32],
+    columns: usize,
+    format: PhantomData<F>,
+}
+
+impl<L, F, const M: usize, const COLUMNS: usize> Products<L> for Floats<'_, F, M, COLUMNS>
 where
     L: Lanes + Dots,
-    T: Plain,
-    F: Fn(&[T; M]) -> [L; COLUMNS],
+    F: Format<L, M, COLUMNS>,
 {
     #[inline(always)]
     fn tile<const N: usize, const P: usize>(&self, panels: [&[u8]; P], row: usize) -> [[L; N]; P] {
         let steps = self.columns / COLUMNS;
-        let mut weights_of: [&[[T; M]]; P] = [&[]; P];
+        let mut weights_of: [&[[F::Value; M]]; P] = [&[]; P];
         for (weights, panel) in weights_of.iter_mut().zip(panels) {
             *weights = &records(panel)[..self.columns.div_ceil(COLUMNS)];
         }
@@ -182,7 +209,7 @@ where
         for step in 0..steps {
             let mut weights = [[L::splat(0.0); COLUMNS]; P];
             for (weights, records) in weights.iter_mut().zip(weights_of) {
-                *weights = (self.load)(&records[step]);
+                *weights = F::load(&records[step]);
                 L::prefetch((&raw const records[step]).wrapping_byte_add(PREFETCH_BYTES));
             }
             for column in 0..COLUMNS {
@@ -196,7 +223,7 @@ where
         }
         if COLUMNS == 2 && self.columns % COLUMNS == 1 {
             for (sums, records) in sums.iter_mut().zip(weights_of) {
-                let weights = (self.load)(&records[steps])[0];
+                let weights = F::load(&records[steps])[0];
                 for (sum, rest) in sums.iter_mut().zip(rest) {
                     *sum = weights.fma(L::splat(rest[0]), *sum);
                 }
