@@ -87,7 +87,11 @@ impl<I> Part<'_, I> {
                     row += $n;
                 }};
             }
-            if L::SUMS == 24 {
+            if P::ROWS_MAX < 6 {
+                while rows.end - row >= 4 {
+                    some!(4);
+                }
+            } else if L::SUMS == 24 {
                 while rows.end - row >= 12 {
                     some!(12);
                 }
@@ -124,6 +128,9 @@ fn write<L: Lanes>(target: &Target<'_>, panel: usize, row: usize, sums: &[L]) {
 
 /// Products of rows with panels.
 trait Products<L: Lanes> {
+    /// Rows that a tile takes at most.
+    const ROWS_MAX: usize = usize::MAX;
+
     /// The sums of `N` rows from `row` on for the outputs of `P` panels. Each is added up from the first column to the
     /// last, whatever `N` and `P`.
     fn tile<const N: usize, const P: usize>(&self, panels: [&[u8]; P], row: usize) -> [[L; N]; P];
@@ -191,6 +198,9 @@ where
     L: Lanes + Dots,
     F: Format<L, M, COLUMNS>,
 {
+    /// With more rows and records of two columns, the compiler's tiles do half as much.
+    const ROWS_MAX: usize = if COLUMNS == 1 { usize::MAX } else { 4 };
+
     #[inline(always)]
     fn tile<const N: usize, const P: usize>(&self, panels: [&[u8]; P], row: usize) -> [[L; N]; P] {
         let steps = self.columns / COLUMNS;
