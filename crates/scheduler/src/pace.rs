@@ -14,53 +14,107 @@ const STEPS_MIN: u32 = 8;
 const PROMPT_POSITIONS_MIN: u32 = 16;
 /// A step in which nobody waits for a next token may take this many times the target: new requests wait for it.
 const QUIET_STEP_TARGETS: f64 = 4.0;
+/// A step need not be longer than this many times what it takes for itself, however often requests come: the device
+/// would do little more in the same time.
+const OWN_TIMES: f64 = 9.0;
+/// The same where a prompt that goes on would be behind one that ends: a first token waits for the step.
+const OWN_TIMES_BEHIND: f64 = 5.0;
+/// What a gap between requests weighs against the mean of those before.
+const GAP_WEIGHT: f64 = 0.2;
+/// The longest gap that counts, and what is assumed before requests have come: for rarer ones steps need not be short.
+const GAP_S_MAX: f64 = 4.0;
 
 /// What a step holds, as far as its duration depends on it: 1, positions, thousands of positions looked back at.
 type Load = [f64; 3];
 
 /// A model of the durations of steps.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Pace {
     target_s: Option<f64>,
-    /// Sums over steps of products of their loads, and of loads with durations.
-    squares: [Load; 3],
-    products: Load,
+    /// Seconds between requests that come, and when the last one came.
+    gap_s: f64,
+    arrived: Duration,
+    /// Steps without prompts, and those with. Each are forgotten as others of their kind come: what a step takes for
+    /// itself is seen in small ones, and there may be none for as long as a long prompt is computed.
+    kinds: [Sums; 2],
     steps: u32,
     /// Seconds for each part of a load.
     fit: Load,
+    /// In the last step, prompts that go on gave way to those that ended.
+    gave_way: bool,
+}
+
+/// Sums over steps of products of their loads, and of loads with durations.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    squares: [Load; 3],
+    products: Load,
 }
 
 impl Pace {
     pub(crate) fn new(target: Option<Duration>) -> Self {
-        Self { target_s: target.map(|target| target.as_secs_f64()), ..Self::default() }
+        Self {
+            target_s: target.map(|target| target.as_secs_f64()),
+            gap_s: GAP_S_MAX,
+            arrived: Duration::ZERO,
+            kinds: [Sums::default(); 2],
+            steps: 0,
+            fit: [0.0; 3],
+            gave_way: false,
+        }
     }
 
-    /// A step of these positions took so long.
+    /// A request came.
+    pub(crate) fn arrive(&mut self, now: Duration) {
+        let gap_s = now.saturating_sub(self.arrived).as_secs_f64().min(GAP_S_MAX);
+        self.gap_s += GAP_WEIGHT * (gap_s - self.gap_s);
+        self.arrived = now;
+    }
+
+    /// A step of these positions, with a part of a prompt among them or not, took so long.
     pub(crate) fn observe<'a>(
         &mut self,
         items: impl Iterator<Item = &'a Range<u32>>,
+        has_prompts: bool,
         took: Duration,
     ) {
         let load = items.fold([1.0, 0.0, 0.0], |load, positions| sum(load, load_of(positions)));
         if load[1] == 0.0 || self.target_s.is_none() {
             return;
         }
-        for (row, part) in self.squares.iter_mut().zip(load) {
-            for (square, other) in row.iter_mut().zip(load) {
-                *square = *square * WEIGHT_KEPT + part * other;
-            }
-        }
-        for (product, part) in self.products.iter_mut().zip(load) {
-            *product = *product * WEIGHT_KEPT + part * took.as_secs_f64();
-        }
+        self.kinds[usize::from(has_prompts)].add(load, took.as_secs_f64());
         self.steps += 1;
-        self.fit = fit(&self.squares, &self.products);
+        let [tokens, prompts] = self.kinds;
+        self.fit = fit(&tokens.with(&prompts));
     }
 
     /// A step to be filled.
     pub(crate) fn begin(&self) -> StepPace {
-        let target_s = self.target_s.filter(|_| self.steps >= STEPS_MIN);
-        StepPace { fit: self.fit, target_s, planned_s: self.fit[0], tokens: false, prompts: false }
+        let own_s = self.fit[0];
+        // Who comes waits for half of the step under way, and for the other prompts in its own: about a step. What
+        // steps take for themselves keeps prompts waiting. Together that is least at this length.
+        let least_waits_s = (own_s * self.gap_s).sqrt();
+        StepPace {
+            fit: self.fit,
+            target_s: self.target_s.filter(|_| self.steps >= STEPS_MIN),
+            // Nothing found is rather nothing known: longer steps will tell.
+            enough_s: if own_s > 0.0 {
+                least_waits_s.max(OWN_TIMES * own_s)
+            } else {
+                f64::INFINITY
+            },
+            planned_s: own_s,
+            tokens: false,
+            prompts: false,
+            // Never twice in a row, so that a long prompt gets its part however many short ones come.
+            gives_way: !self.gave_way,
+            first_tokens: false,
+        }
+    }
+
+    /// A step was filled.
+    pub(crate) fn end(&mut self, step: &StepPace) {
+        self.gave_way = step.gives_way && step.first_tokens;
     }
 }
 
@@ -69,12 +123,18 @@ impl Pace {
 pub(crate) struct StepPace {
     fit: Load,
     target_s: Option<f64>,
+    /// How long it has to be, at most, so that the device is used well and who comes does not wait for long.
+    enough_s: f64,
     /// How long it takes as it is.
     planned_s: f64,
     /// Somebody's next token is drawn in it.
     tokens: bool,
     /// A part of a prompt is in it.
     prompts: bool,
+    /// Prompts that go on after it may give way to those that end in it.
+    gives_way: bool,
+    /// A prompt ends in it.
+    first_tokens: bool,
 }
 
 impl StepPace {
@@ -91,26 +151,43 @@ impl StepPace {
         probability * self.planned_s >= each_s * requests as f64
     }
 
-    /// Positions of a prompt.
-    pub(crate) fn add_prompt(&mut self, positions: &Range<u32>) {
+    /// Whether a part of a prompt is in it.
+    pub(crate) fn has_prompts(&self) -> bool {
+        self.prompts
+    }
+
+    /// Positions of a prompt, which are all that is left of it or not.
+    pub(crate) fn add_prompt(&mut self, positions: &Range<u32>, is_rest: bool) {
         if !self.prompts {
             self.prompts = true;
             // Next tokens alone may take half of the target or more; prompts then get as much time again.
             let least_s = 2.0 * self.planned_s;
             let stretch = if self.tokens { 1.0 } else { QUIET_STEP_TARGETS };
-            self.target_s = self.target_s.map(|target_s| (stretch * target_s).max(least_s));
+            self.target_s =
+                self.target_s.map(|target_s| (stretch * target_s).min(self.enough_s).max(least_s));
         }
         self.planned_s += self.cost_s(positions);
+        self.first_tokens |= is_rest;
     }
 
-    /// How many positions from `start` on the step can still take in time, at most `count`.
-    pub(crate) fn room(&self, start: u32, count: u32) -> u32 {
+    /// How many positions from `start` on the step can still take in time, at most `count`, of `rest` that are left of
+    /// the prompt.
+    pub(crate) fn room(&self, start: u32, count: u32, rest: u32) -> u32 {
         let mut step = *self;
-        step.add_prompt(&(start..start));
+        step.add_prompt(&(start..start), false);
         let Some(target_s) = step.target_s else { return count };
-        let fits = |count: u32| step.planned_s + self.cost_s(&(start..start + count)) <= target_s;
         let least = if self.prompts { 0 } else { PROMPT_POSITIONS_MIN.min(count) };
-        let (mut low, mut high) = (least, count);
+        let room = step.room_within(target_s, start, count).max(least);
+        if room < rest && self.gives_way && self.first_tokens {
+            step.room_within(target_s.min(OWN_TIMES_BEHIND * self.fit[0]), start, room)
+        } else {
+            room
+        }
+    }
+
+    fn room_within(&self, target_s: f64, start: u32, count: u32) -> u32 {
+        let fits = |count: u32| self.planned_s + self.cost_s(&(start..start + count)) <= target_s;
+        let (mut low, mut high) = (0, count);
         while low < high {
             let middle = low + (high - low).div_ceil(2);
             if fits(middle) {
@@ -139,8 +216,27 @@ fn sum(one: Load, other: Load) -> Load {
     [one[0] + other[0], one[1] + other[1], one[2] + other[2]]
 }
 
+impl Sums {
+    fn add(&mut self, load: Load, took_s: f64) {
+        for (row, part) in self.squares.iter_mut().zip(load) {
+            for (square, other) in row.iter_mut().zip(load) {
+                *square = *square * WEIGHT_KEPT + part * other;
+            }
+        }
+        for (product, part) in self.products.iter_mut().zip(load) {
+            *product = *product * WEIGHT_KEPT + part * took_s;
+        }
+    }
+
+    fn with(&self, other: &Self) -> Self {
+        let row = |index: usize| sum(self.squares[index], other.squares[index]);
+        Self { squares: [row(0), row(1), row(2)], products: sum(self.products, other.products) }
+    }
+}
+
 /// The least squares fit in which no part takes less than no time.
-fn fit(squares: &[Load; 3], products: &Load) -> Load {
+fn fit(sums: &Sums) -> Load {
+    let Sums { squares, products } = sums;
     let mut best = [0.0; 3];
     let mut best_error = f64::INFINITY;
     // Every part may be left out: with three there are few ways, and each is a small system.
@@ -209,7 +305,7 @@ mod tests {
         for step in 0..50_u32 {
             let prompt = step * 37 % 900..step * 37 % 900 + step % 60 + 1;
             let items = [prompt, 100..101, 500 + step..501 + step];
-            pace.observe(items.iter(), took(&items));
+            pace.observe(items.iter(), true, took(&items));
         }
         pace
     }
@@ -228,41 +324,111 @@ mod tests {
         let mut step = pace.begin();
         let tokens: Vec<Range<u32>> = (0..10).map(|index| index * 50..index * 50 + 1).collect();
         tokens.iter().for_each(|position| step.add_token(position.clone()));
-        let room = step.room(1000, 500);
+        let room = step.room(1000, 500, 500);
         let mut items = tokens;
         items.push(1000..1000 + room);
         let duration_ms = took(&items).as_millis();
         assert!((95..=101).contains(&duration_ms), "{room} positions take {duration_ms} ms");
-        step.add_prompt(&(1000..1000 + room));
-        assert!(step.room(0, 500) <= 2, "it is full");
-        assert_eq!(pace.begin().room(0, 5), 5, "no more than wanted");
+        step.add_prompt(&(1000..1000 + room), false);
+        assert!(step.room(0, 500, 500) <= 2, "it is full");
+        assert_eq!(pace.begin().room(0, 5, 5), 5, "no more than wanted");
     }
 
     #[test]
     fn prompts_advance_even_where_tokens_alone_take_longer() {
         let mut step = measured(10).begin();
         step.add_token(100..101);
-        assert!(step.room(0, 500) >= PROMPT_POSITIONS_MIN);
+        assert!(step.room(0, 500, 500) >= PROMPT_POSITIONS_MIN);
         // As long again as the tokens take, about 21 ms.
-        assert!(step.room(0, 500) <= 22);
+        assert!(step.room(0, 500, 500) <= 22);
+    }
+
+    /// How long a step takes, in milliseconds, that is filled with a prompt alone.
+    fn filled_ms(pace: &Pace) -> u128 {
+        let prompt = 0..pace.begin().room(0, 5000, 5000);
+        took(std::slice::from_ref(&prompt)).as_millis()
     }
 
     #[test]
     fn a_step_without_tokens_may_take_longer() {
-        let step = measured(100).begin();
-        let prompt = 0..step.room(0, 5000);
-        let duration_ms = took(std::slice::from_ref(&prompt)).as_millis();
-        assert!((380..=401).contains(&duration_ms), "{duration_ms}");
+        let duration_ms = filled_ms(&measured(50));
+        assert!((190..=201).contains(&duration_ms), "{duration_ms}");
+    }
+
+    #[test]
+    fn the_more_requests_come_the_shorter_a_step_but_never_mostly_its_own_part() {
+        let mut pace = measured(1000);
+        let rare_ms = filled_ms(&pace);
+        // The root of 20 ms and 4 s.
+        assert!((275..=284).contains(&rare_ms), "{rare_ms}");
+        let arrivals = |pace: &mut Pace, gap_ms: u64| {
+            let first_ms = pace.arrived.as_millis() as u64;
+            (1..=50).for_each(|n| pace.arrive(Duration::from_millis(first_ms + n * gap_ms)));
+        };
+        arrivals(&mut pace, 2000);
+        let often_ms = filled_ms(&pace);
+        assert!((195..=201).contains(&often_ms), "{often_ms}");
+        arrivals(&mut pace, 10);
+        let all_the_time_ms = filled_ms(&pace);
+        assert!((175..=181).contains(&all_the_time_ms), "{all_the_time_ms}");
+    }
+
+    #[test]
+    fn a_step_that_seems_to_take_nothing_for_itself_is_filled_up_to_the_target() {
+        let mut pace = Pace::new(Some(Duration::from_millis(50)));
+        for step in 1..50_u32 {
+            let chunk = 0..step;
+            // Small ones are as good as free.
+            let took = Duration::from_millis(step.saturating_sub(5).into());
+            pace.observe(std::iter::once(&chunk), true, took);
+        }
+        assert!(pace.fit[0] == 0.0, "{:?}", pace.fit);
+        assert!(pace.begin().room(0, 500, 500) > 5 * PROMPT_POSITIONS_MIN);
+    }
+
+    #[test]
+    fn a_prompt_that_goes_on_gives_way_to_one_that_ends_but_not_twice_in_a_row() {
+        let mut pace = measured(1000);
+        let behind_ms = |pace: &mut Pace| {
+            let mut step = pace.begin();
+            step.add_prompt(&(0..10), true);
+            let room = step.room(1000, 500, 5000);
+            assert_eq!(step.room(1000, 100, 100), 100, "one that ends as well");
+            pace.end(&step);
+            took(&[0..10, 1000..1000 + room]).as_millis()
+        };
+        let first_ms = behind_ms(&mut pace);
+        assert!((95..=101).contains(&first_ms), "{first_ms}");
+        let second_ms = behind_ms(&mut pace);
+        assert!((275..=284).contains(&second_ms), "{second_ms}");
+        let third_ms = behind_ms(&mut pace);
+        assert_eq!(third_ms, first_ms);
+    }
+
+    #[test]
+    fn what_a_step_takes_for_itself_is_not_forgotten_while_a_long_prompt_is_computed() {
+        let mut pace = measured(100);
+        for step in 0..50_u32 {
+            let token = 100 + step..101 + step;
+            pace.observe(std::iter::once(&token), false, took(std::slice::from_ref(&token)));
+        }
+        // Chunks all of one size say nothing of it, and if they take longer than they should, much that is wrong.
+        for chunk in 0..5000_u32 {
+            let chunk = chunk * 16..chunk * 16 + 16;
+            let took = took(std::slice::from_ref(&chunk)).mul_f64(1.2);
+            pace.observe(std::iter::once(&chunk), true, took);
+        }
+        assert!((0.01..0.03).contains(&pace.fit[0]), "{:?}", pace.fit);
     }
 
     #[test]
     fn before_anything_is_measured_and_without_a_target_a_step_takes_all() {
-        assert_eq!(Pace::new(Some(Duration::from_millis(1))).begin().room(0, 500), 500);
+        assert_eq!(Pace::new(Some(Duration::from_millis(1))).begin().room(0, 500, 500), 500);
         let mut pace = Pace::new(None);
         for _ in 0..50 {
-            pace.observe(std::iter::once(&(0..100)), Duration::from_secs(1));
+            pace.observe(std::iter::once(&(0..100)), true, Duration::from_secs(1));
         }
-        assert_eq!(pace.begin().room(0, 500), 500);
+        assert_eq!(pace.begin().room(0, 500, 500), 500);
     }
 
     #[test]
@@ -270,10 +436,10 @@ mod tests {
         let mut pace = Pace::new(Some(Duration::from_millis(100)));
         for _ in 0..50 {
             let items = [100..101, 100..101];
-            pace.observe(items.iter(), took(&items));
+            pace.observe(items.iter(), false, took(&items));
         }
         let mut step = pace.begin();
         step.add_token(100..101);
-        assert!(step.room(0, 500) >= PROMPT_POSITIONS_MIN);
+        assert!(step.room(0, 500, 500) >= PROMPT_POSITIONS_MIN);
     }
 }

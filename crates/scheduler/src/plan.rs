@@ -45,6 +45,8 @@ pub(crate) struct Draft {
 pub(crate) struct Flight {
     pub(crate) id: StepId,
     pub(crate) planned: Duration,
+    /// A part of a prompt is in it.
+    pub(crate) has_prompts: bool,
     pub(crate) items: Vec<FlightItem>,
 }
 
@@ -98,11 +100,12 @@ impl Scheduler {
         }
         self.meter.observe(now, draft.served, self.queue.new_len() > 0);
         self.keep_line(&mut draft);
+        self.pace.end(&draft.pace);
         self.close(draft)
     }
 
     fn close(&mut self, draft: Draft) -> Option<StepPlan> {
-        let Draft { now, admit, items, flight, .. } = draft;
+        let Draft { now, pace, admit, items, flight, .. } = draft;
         let release = self.slots.take_released();
         if release.is_empty() && items.is_empty() {
             return None;
@@ -110,7 +113,8 @@ impl Scheduler {
         let id = self.next_step;
         self.next_step = StepId(id.0 + 1);
         self.counters.steps += 1;
-        self.flights.push_back(Flight { id, planned: now, items: flight });
+        let has_prompts = pace.has_prompts();
+        self.flights.push_back(Flight { id, planned: now, has_prompts, items: flight });
         Some(StepPlan { id, release, admit, items })
     }
 
@@ -151,18 +155,24 @@ impl Scheduler {
     /// whether there was room for any.
     pub(crate) fn schedule_chunk(&mut self, draft: &mut Draft, slot: SlotId) -> bool {
         let running = self.slots.get(slot).expect("only running requests are scheduled");
-        let start = running.planned;
+        let (start, rest) = (running.planned, running.remaining());
         // One on probation is alone in its step.
-        let is_suspect = running.sequence.probation.is_some();
-        let chunk_max = if is_suspect { u32::MAX } else { self.settings.prefill_chunk_max };
-        let count = running.remaining().min(chunk_max).min(draft.tokens_left);
-        let count = if is_suspect { count } else { draft.pace.room(start, count) };
+        let count = match running.sequence.probation {
+            Some(_) => rest.min(draft.tokens_left),
+            None => self.chunk(draft, start, rest),
+        };
         if count == 0 {
             return false;
         }
         self.schedule(draft, slot, count, Vec::new());
-        draft.pace.add_prompt(&(start..start + count));
+        draft.pace.add_prompt(&(start..start + count), count == rest);
         true
+    }
+
+    /// How many positions from `start` on of a prompt of which `rest` are left the step can take.
+    fn chunk(&self, draft: &Draft, start: u32, rest: u32) -> u32 {
+        let count = rest.min(self.settings.prefill_chunk_max).min(draft.tokens_left);
+        draft.pace.room(start, count, rest)
     }
 
     /// Gives a waiting request a slot, the blocks of all its tokens, those that are cached among them, and its first
@@ -174,7 +184,7 @@ impl Scheduler {
         let Sequence { key, tokens, .. } = sequence;
         let computed = self.kv.take(&mut tables, key, tokens, sequence.skippable());
         let has_time = sequence.probation.is_some()
-            || draft.pace.room(computed, sequence.len() - computed) > 0;
+            || self.chunk(draft, computed, sequence.len() - computed) > 0;
         // Asked before blocks are taken, which may put out what was there.
         let prefix = sequence.started.is_none().then(|| self.prefix_use(sequence, computed));
         if !has_time || self.kv.grow(&mut tables, sequence.len()).is_err() {

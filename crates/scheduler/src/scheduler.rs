@@ -101,6 +101,7 @@ impl Scheduler {
         let sequence = Sequence::new(request, tokens_max, cost, key, account);
         self.queue.push(id, place, now, rate, sequence)?;
         self.line.arrived(id);
+        self.pace.arrive(now);
         Ok(())
     }
 
