@@ -15,5 +15,5 @@ mod waiting;
 
 pub use policies::{Arrival, Policy, PolicyKind};
 pub use rank::{Place, Rank};
-pub use service::{ServiceMeter, ServiceRate};
+pub use service::{QueueState, ServiceMeter, ServiceRate};
 pub use waiting::{QueueFull, Ticket, WaitingQueue};

@@ -5,6 +5,9 @@ use std::time::Duration;
 /// The measurement forgets what is older than two of these.
 const WINDOW: Duration = Duration::from_secs(10);
 
+/// Requests that must have taken places which became free before that rate alone is believed.
+const SERVED_MIN: u64 = 8;
+
 /// Assumed where nothing was measured yet.
 const UNMEASURED_WAIT: Duration = Duration::from_secs(1);
 
@@ -18,6 +21,10 @@ pub struct ServiceRate {
 }
 
 impl ServiceRate {
+    fn and(self, other: Self) -> Self {
+        Self { served: self.served + other.served, busy: self.busy + other.busy }
+    }
+
     /// How long a request will wait that has `ahead` others before it.
     pub fn predicted_wait(&self, ahead: usize) -> Duration {
         if self.busy.is_zero() {
@@ -29,36 +36,64 @@ impl ServiceRate {
     }
 }
 
+/// What a queue was like since the last look at it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QueueState {
+    /// Nobody waited.
+    #[default]
+    Empty,
+    /// Requests waited while there was room for more to be served at once.
+    Filling,
+    /// The next had to wait for one that was being served to end.
+    Full,
+}
+
 /// Measures a [`ServiceRate`] over the recent past. Idle time does not count: an empty queue says nothing about speed.
+/// Nor does the time in which places are filled that were free, as soon as it is known how fast they become free:
+/// who waits for long waits for that.
 #[derive(Clone, Debug, Default)]
 pub struct ServiceMeter {
-    current: ServiceRate,
-    previous: ServiceRate,
+    current: Window,
+    previous: Window,
     observed: Duration,
-    was_waiting: bool,
+    state: QueueState,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Window {
+    filling: ServiceRate,
+    full: ServiceRate,
 }
 
 impl ServiceMeter {
-    /// A step was planned at `now`: `served` requests left, and there are or are not requests that wait on. Those that
+    /// A step was planned at `now`: `served` requests left, and this is what the queue is like from now on. Those that
     /// came and left between two steps say nothing about how fast a queue moves.
-    pub fn observe(&mut self, now: Duration, served: u64, is_waiting: bool) {
-        if self.was_waiting {
-            self.current.busy += now.saturating_sub(self.observed);
-            self.current.served += served;
-            if self.current.busy >= WINDOW {
+    pub fn observe(&mut self, now: Duration, served: u64, state: QueueState) {
+        let rate = match self.state {
+            QueueState::Empty => None,
+            QueueState::Filling => Some(&mut self.current.filling),
+            QueueState::Full => Some(&mut self.current.full),
+        };
+        if let Some(rate) = rate {
+            rate.busy += now.saturating_sub(self.observed);
+            rate.served += served;
+            if self.current.filling.busy + self.current.full.busy >= WINDOW {
                 self.previous = std::mem::take(&mut self.current);
             }
         }
         self.observed = now;
-        self.was_waiting = is_waiting;
+        // Places that became free are soon taken again: that belongs to the turnover.
+        let fills_again = (self.state, state) == (QueueState::Full, QueueState::Filling);
+        self.state = if fills_again { QueueState::Full } else { state };
     }
 
     /// The rate measured.
     pub fn rate(&self) -> ServiceRate {
-        ServiceRate {
-            served: self.previous.served + self.current.served,
-            busy: self.previous.busy + self.current.busy,
+        let full = self.previous.full.and(self.current.full);
+        if full.served >= SERVED_MIN {
+            return full;
         }
+        full.and(self.previous.filling).and(self.current.filling)
     }
 }
 
@@ -81,24 +116,49 @@ mod tests {
     #[test]
     fn idle_time_is_not_counted() {
         let mut meter = ServiceMeter::default();
-        meter.observe(SECOND, 0, true);
-        meter.observe(3 * SECOND, 4, false);
-        meter.observe(1000 * SECOND, 0, true);
-        meter.observe(1001 * SECOND, 2, true);
+        meter.observe(SECOND, 0, QueueState::Filling);
+        meter.observe(3 * SECOND, 4, QueueState::Empty);
+        meter.observe(1000 * SECOND, 0, QueueState::Filling);
+        meter.observe(1001 * SECOND, 2, QueueState::Filling);
         assert_eq!(meter.rate(), ServiceRate { served: 6, busy: 3 * SECOND });
     }
 
     #[test]
-    fn the_past_is_forgotten() {
+    fn free_places_that_are_filled_say_nothing_once_it_is_known_how_fast_they_become_free() {
         let mut meter = ServiceMeter::default();
-        meter.observe(Duration::ZERO, 0, true);
-        for second in 1..=100 {
-            meter.observe(second * SECOND, 1, true);
+        meter.observe(Duration::ZERO, 0, QueueState::Filling);
+        meter.observe(SECOND, 100, QueueState::Full);
+        assert_eq!(
+            meter.rate(),
+            ServiceRate { served: 100, busy: SECOND },
+            "nothing else is known"
+        );
+        for second in 2..=5 {
+            // Two become free, are taken in one step, and for a moment nobody is held up by a lack of them.
+            meter.observe(second * SECOND - SECOND / 2, 0, QueueState::Full);
+            meter.observe(second * SECOND - SECOND / 4, 1, QueueState::Filling);
+            meter.observe(second * SECOND, 1, QueueState::Full);
         }
-        for second in 101..=130 {
-            meter.observe(second * SECOND, 10, true);
+        assert_eq!(meter.rate(), ServiceRate { served: 8, busy: 4 * SECOND });
+        meter.observe(6 * SECOND, 2, QueueState::Empty);
+        meter.observe(100 * SECOND, 0, QueueState::Filling);
+        meter.observe(101 * SECOND, 100, QueueState::Full);
+        assert_eq!(meter.rate(), ServiceRate { served: 10, busy: 5 * SECOND }, "the next burst");
+    }
+
+    #[test]
+    fn the_past_is_forgotten() {
+        for state in [QueueState::Filling, QueueState::Full] {
+            let mut meter = ServiceMeter::default();
+            meter.observe(Duration::ZERO, 0, state);
+            for second in 1..=100 {
+                meter.observe(second * SECOND, 1, state);
+            }
+            for second in 101..=130 {
+                meter.observe(second * SECOND, 10, state);
+            }
+            let rate = meter.rate();
+            assert_eq!(rate.served, 10 * rate.busy.as_secs(), "only the fast half is left");
         }
-        let rate = meter.rate();
-        assert_eq!(rate.served, 10 * rate.busy.as_secs(), "only the fast half is left");
     }
 }

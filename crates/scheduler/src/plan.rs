@@ -3,6 +3,7 @@
 use std::{ops::Range, time::Duration};
 
 use kv::Miss;
+use queue::QueueState;
 use types::{
     RequestId, SlotAdmission, SlotId, StepId, StepPlan, TokenId, WorkItem, planted,
     planted::Planted,
@@ -98,10 +99,20 @@ impl Scheduler {
             passes::decode(self, &mut draft);
             passes::prompts(self, &mut draft);
         }
-        self.meter.observe(now, draft.served, self.queue.new_len() > 0);
+        let state = self.queue_state(draft.stopped);
+        self.meter.observe(now, draft.served, state);
         self.keep_line(&mut draft);
         self.pace.end(&draft.pace);
         self.close(draft)
+    }
+
+    /// What the queue is like when no more requests started, for the reason given.
+    pub(crate) fn queue_state(&self, stopped: Option<Cause>) -> QueueState {
+        match stopped {
+            _ if self.queue.new_len() == 0 => QueueState::Empty,
+            Some(Cause::Slot | Cause::Blocks) => QueueState::Full,
+            _ => QueueState::Filling,
+        }
     }
 
     fn close(&mut self, draft: Draft) -> Option<StepPlan> {
