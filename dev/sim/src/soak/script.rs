@@ -109,6 +109,9 @@ impl Script {
             // From numbers of its own, so that all else of a script does not depend on it.
             draft: Random::new(!seed).between(0, 6),
         };
+        // Some lose the executor every few dozen steps, so that what outlives a loss, or should not, is seen soon.
+        let loses_often = Random::new(seed.rotate_left(32)).chance(4);
+        let losses_apart = if loses_often { 1 } else { 8 };
         let (mut actions, mut stepped, mut arrived) = (Vec::new(), 0, 0);
         while stepped < steps {
             actions.push(match random.between(0, 99) {
@@ -118,7 +121,7 @@ impl Script {
                 }
                 // Those that came lately are still there, more often than not.
                 30..33 => Action::Abort((arrived).saturating_sub(random.any() % 20 + 1)),
-                33 if random.chance(8) => Action::Lose,
+                33 if random.chance(losses_apart) => Action::Lose,
                 _ => {
                     stepped += 1;
                     Action::Step(random.between(0, 999))

@@ -14,14 +14,14 @@ fn failure(script: &Script, fault: Planted) -> Option<String> {
 fn every_planted_fault_is_found() {
     for fault in Planted::ALL {
         let fails = |script: &Script| failure(script, fault).is_some();
-        let seed = (0..200).find(|seed| fails(&Script::random(*seed, 1000)));
+        let seed = (0..20).find(|seed| fails(&Script::random(*seed, 1000)));
         let seed = seed.unwrap_or_else(|| panic!("{fault:?} was not found"));
         let script = Script::random(seed, 1000);
         println!("{fault:?}: seed {seed}: {}", failure(&script, fault).unwrap_or_default());
         let small = soak::shrink(&script, fails);
         let what = failure(&small, fault).unwrap_or_default();
         println!("{} of {} actions: {what}\n{small}", small.actions.len(), script.actions.len());
-        assert!(small.actions.len() < 100, "{fault:?} takes {} actions", small.actions.len());
+        assert!(small.actions.len() < 60, "{fault:?} takes {} actions", small.actions.len());
         assert_eq!(soak::failure(&small, None), None, "{fault:?}: not by itself");
     }
 }
