@@ -243,5 +243,6 @@ impl Replica {
 }
 
 fn failed() -> Fault {
-    Fault::new(FaultKind::Unavailable, "the engine has failed")
+    let message = "the engine has failed: its executor was lost and did not come back";
+    Fault::new(FaultKind::Unavailable, message)
 }

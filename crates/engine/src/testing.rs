@@ -27,6 +27,8 @@ pub struct FakeSettings {
     pub panicking_steps: Vec<u64>,
     /// Steps that end in a fault.
     pub faulty_steps: Vec<u64>,
+    /// Times at which no executor can be built, counted from 0, the one at the start.
+    pub failing_builds: Vec<u64>,
     /// Lets steps through one by one.
     pub gate: Option<StepGate>,
 }
@@ -48,13 +50,21 @@ impl FakeSettings {
             panicking_token: None,
             panicking_steps: Vec::new(),
             faulty_steps: Vec::new(),
+            failing_builds: Vec::new(),
             gate: None,
         }
     }
 
     /// For [`Engine::start`](crate::Engine::start).
     pub fn factory(self) -> impl FnMut() -> Result<Box<dyn Executor>, Fault> + Send + 'static {
-        move || Ok(Box::new(FakeExecutor::new(self.clone())))
+        let mut builds = 0..;
+        move || {
+            let fails = builds.next().is_some_and(|build| self.failing_builds.contains(&build));
+            if fails {
+                return Err(Fault::new(FaultKind::Unavailable, "there is no device, as told"));
+            }
+            Ok(Box::new(FakeExecutor::new(self.clone())))
+        }
     }
 }
 
