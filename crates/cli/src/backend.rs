@@ -110,6 +110,7 @@ impl Backend {
                 KvBudget::Bytes,
             ),
             prefix_cache_bytes: settings.integer("engine.prefix_cache_bytes"),
+            host_cache_bytes: 0,
             kv_format: kv_format(settings),
         };
         let (architecture, vocab_size) = (model.spec.architecture, model.spec.vocab_size);

@@ -118,6 +118,36 @@ impl KvLayer {
     pub fn shape(&self) -> KvShape {
         self.shape
     }
+
+    /// Makes a block hold what a block of another cache holds.
+    ///
+    /// # Panics
+    /// If one of them does not exist, or blocks are not alike.
+    pub fn copy_block(&mut self, block: usize, from: &Self, from_block: usize) {
+        let like = |shape: KvShape| KvShape { blocks: 1, ..shape };
+        assert_eq!(like(self.shape), like(from.shape), "blocks are alike");
+        let KvShape { kv_heads, head_dim, format, .. } = self.shape;
+        let blocks = (block, from_block);
+        let len = kv_heads * head_dim * BLOCK_TOKENS;
+        for (to, from) in [(&mut self.keys, &from.keys), (&mut self.values, &from.values)] {
+            match (to, from) {
+                (Bytes::F32(to), Bytes::F32(from)) => copy(to, from, len, blocks),
+                (Bytes::Bf16(to), Bytes::Bf16(from)) => copy(to, from, len, blocks),
+                (Bytes::Int8(to), Bytes::Int8(from)) => copy(to, from, len, blocks),
+                _ => unreachable!("the formats were compared"),
+            }
+        }
+        if format == KvFormat::Int8 {
+            let len = kv_heads * BLOCK_TOKENS;
+            copy(&mut self.key_scales, &from.key_scales, len, blocks);
+            copy(&mut self.value_scales, &from.value_scales, len, blocks);
+        }
+    }
+}
+
+/// Copies a block of so many elements to a place among others.
+fn copy<T: Plain>(to: &mut [T], from: &[T], len: usize, (block, from_block): (usize, usize)) {
+    to[block * len..][..len].copy_from_slice(&from[from_block * len..][..len]);
 }
 
 /// An element of the cache.

@@ -171,6 +171,7 @@ impl CudaRunner {
         let memory = MemoryReport {
             weights_bytes: model.weights_bytes,
             kv_bytes: u64::from(blocks) * block_bytes,
+            host_kv_bytes: 0,
             workspace_bytes: work.bytes + planner.scratch.bytes(),
         };
         let tiled = model.kernels.tiled.scratch(&model.stream)?;

@@ -59,6 +59,7 @@ pub(crate) fn runner(
         // As much as those requests can fill.
         kv_budget: KvBudget::Bytes(u64::MAX),
         prefix_cache_bytes: None,
+        host_cache_bytes: 0,
         kv_format,
     };
     Ok(CpuRunner::new(Arc::clone(cpu), Arc::clone(model), &options)?)
