@@ -1,8 +1,8 @@
 //! The host's memory as a second tier: what made room in the pool, and can still be found.
 //!
-//! A content is in one place at a time, so the two tiers hold different ones. What has lain in the host's memory longest
-//! goes when it is full. It got there from the pool in the order in which it was let go of, the last of a sequence before
-//! its beginning, and so it goes in that order.
+//! A content is in one place at a time, so the two tiers hold different ones. What has lain in the host's memory
+//! longest goes when it is full. It got there from the pool in the order in which it was let go of, the last of a
+//! sequence before its beginning, and so it goes in that order.
 //!
 //! Who moves what where is decided here at once, and done when the plan under construction is carried out: whatever a
 //! later decision relies on has happened by then, since plans and the copies in them are carried out in order.

@@ -9,7 +9,8 @@
 //!
 //! What always holds: free and held blocks are all blocks; no block is free twice; the count of a block is the
 //! number of tables that hold it; a table changes at its end alone, until it is given back whole, but for blocks that
-//! nothing was computed in; what is before something that can be found can be found too, and in the pool if that is. [`KvManager::invariants`] checks it.
+//! nothing was computed in; what is before something that can be found can be found too, and in the pool if that is.
+//! [`KvManager::invariants`] checks it.
 
 mod host;
 mod manager;

@@ -268,8 +268,7 @@ impl PrefixIndex {
             }
             None => {
                 self.node_mut(node).since = None;
-                let hash = self.node(node).hash;
-                self.evicted.add(hash, self.by_block.len());
+                self.note_evicted(node);
                 self.remove(block);
             }
         }
@@ -279,13 +278,22 @@ impl PrefixIndex {
     /// Forgets what has been in the host's memory longest.
     fn drop_oldest(&mut self) -> Option<HostSlot> {
         let (since, node) = self.host.pop_oldest()?;
-        let hash = self.node(node).hash;
-        self.evicted.add(hash, self.by_block.len() + self.host.slots() as usize);
+        self.note_evicted(node);
         let Place::Host(slot) = self.forget(node).place else {
             panic!("what rests in the host's memory is there");
         };
         self.host.cancel(slot, since);
         Some(slot)
+    }
+
+    fn note_evicted(&mut self, node: NodeId) {
+        let hashes_max = self.forgotten_max();
+        self.evicted.add(self.node(node).hash, hashes_max);
+    }
+
+    /// As many hashes of what was forgotten are remembered as contents can be.
+    fn forgotten_max(&self) -> usize {
+        self.by_block.len() + self.host.slots() as usize
     }
 
     /// Nodes of one sequence, in order, are about to be of use: those in the host's memory stay longest.
@@ -417,8 +425,7 @@ impl PrefixIndex {
         assert_eq!(known + self.unused.len(), self.nodes.len(), "nodes are lost");
         let counted: u32 = self.contents.values().sum();
         assert_eq!(known, counted as usize, "nodes and contents differ");
-        let forgotten_max = self.by_block.len() + self.host.slots() as usize;
-        assert!(self.evicted.in_order.len() <= forgotten_max, "too much is remembered");
+        assert!(self.evicted.in_order.len() <= self.forgotten_max(), "too much is remembered");
         let in_blocks = self.by_block.iter().flatten().count();
         assert_eq!(known, in_blocks + self.host.used() as usize, "a content is lost");
         let mut children = vec![0; self.nodes.len()];

@@ -214,8 +214,8 @@ impl Scheduler {
 
     /// Gives a waiting request a slot, the blocks of all its tokens, those that are cached among them, and its first
     /// positions in the step, if copies leave time for any. What is in the host's memory is brought back from there if
-    /// that is sooner than to compute it again. The caller saw that there are a slot and blocks; where there is no time left in the step,
-    /// or no blocks after all since hashes collide, nothing changes. Says whether it started.
+    /// that is sooner than to compute it again. The caller saw that there are a slot and blocks; where there is no time
+    /// left in the step, or no blocks after all since hashes collide, nothing changes. Says whether it started.
     pub(crate) fn start(&mut self, draft: &mut Draft, id: RequestId) -> bool {
         let (_, sequence) = self.queue.get(id).expect("the caller saw it wait");
         let mut tables = self.kv.tables();

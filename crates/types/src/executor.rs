@@ -13,9 +13,9 @@ use crate::{Fault, StepOutcome, StepPlan};
 /// Where [`ExecutorInfo::steps_in_flight_max`] is 2, a plan may be submitted while the one before it still runs. What
 /// the executor has to see to:
 ///
-/// - **In order.** Plans take effect as if each began when the one before had ended: releases, admissions, copies, writes
-///   to KV blocks and draws. So a later plan may give a slot or a block to another request although the plan under way still
-///   uses it for the one before.
+/// - **In order.** Plans take effect as if each began when the one before had ended: releases, admissions, copies,
+///   writes to KV blocks and draws. So a later plan may give a slot or a block to another request although the plan
+///   under way still uses it for the one before.
 /// - **Tokens that only the executor knows.** The last position of an item may be the one of the token that the plan
 ///   before it draws for the same slot. The executor takes it from there; nobody tells it.
 /// - **Items in vain.** The engine sees only in a plan's outcome that a request has come to its end, by a stop token or

@@ -6,8 +6,8 @@ use crate::{BlockId, Fault, HostSlot, SamplingParams, SlotId, StepId, TokenId, T
 
 /// An immutable order for one step. There is no prefill and no decode: each item computes a range of positions.
 ///
-/// The executor applies it in this order: `release`, `admit`, `copies`, then all `items` as one batch; and after all plans
-/// that were submitted before (see [`Executor`](crate::Executor)).
+/// The executor applies it in this order: `release`, `admit`, `copies`, then all `items` as one batch; and after all
+/// plans that were submitted before (see [`Executor`](crate::Executor)).
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepPlan {
     /// Which step this is.
@@ -121,8 +121,8 @@ impl StepPlan {
 }
 
 impl fmt::Display for StepPlan {
-    /// One line, for logs and replays: `step 7: -s2 +s3[14] b5>h0 b5<h7 s0@91..95?3* s3@0..14*`; `*` marks a draw, `?` a
-    /// draft's length, `>` a copy to the host and `<` one back.
+    /// One line, for logs and replays: `step 7: -s2 +s3[14] b5>h0 b5<h7 s0@91..95?3* s3@0..14*`; `*` marks a draw, `?`
+    /// a draft's length, `>` a copy to the host and `<` one back.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.id)?;
         for slot in &self.release {

@@ -17,8 +17,8 @@ fn with_host(blocks: u32, host_blocks: u32, copy_ms: u64, settings: Settings) ->
     driver
 }
 
-/// A driver with a target, so that times are measured, that has served a request of 20 tokens, whose 5 blocks made room for another's since, 3 of them in the host's
-/// memory.
+/// A driver with a target, so that times are measured. It has served a request of 20 tokens; 3 of its 5 blocks have
+/// made room for another's since, and are in the host's memory.
 fn driver(copy_ms: u64) -> Driver {
     let target = Some(Duration::from_secs(10));
     let settings = Settings { token_latency_target: target, ..settings() };
