@@ -102,6 +102,12 @@ pub(crate) fn load(
             "engine.speculation is set, but this device takes no drafts: nothing is guessed"
         );
     }
+    let wants_host = settings.integer("engine.host_cache_bytes").is_some_and(|bytes| bytes > 0);
+    if wants_host && !settings.switch("engine.prefix_cache") {
+        tracing::warn!(
+            "engine.host_cache_bytes is set, but without engine.prefix_cache nothing is found there: it is not used"
+        );
+    }
     let group = &info.cache_groups[0];
     let host = if memory.host_kv_bytes == 0 {
         String::new()

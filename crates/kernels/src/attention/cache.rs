@@ -282,7 +282,10 @@ mod tests {
             }
             let scales = [&mut from.key_scales, &mut from.value_scales];
             for (index, scales) in scales.into_iter().enumerate() {
-                scales.iter_mut().zip(1..).for_each(|(scale, at)| *scale = (at + 100 * index) as f32);
+                scales
+                    .iter_mut()
+                    .zip(1..)
+                    .for_each(|(scale, at)| *scale = (at + 100 * index) as f32);
             }
             to.copy_block(3, &from, 1);
             for (got, source) in bits(&to).iter().zip(bits(&from)) {
