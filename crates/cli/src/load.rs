@@ -102,9 +102,21 @@ pub(crate) fn load(
             "engine.speculation is set, but this device takes no drafts: nothing is guessed"
         );
     }
+    let wants_host = settings.integer("engine.host_cache_bytes").is_some_and(|bytes| bytes > 0);
+    if wants_host && !settings.switch("engine.prefix_cache") {
+        tracing::warn!(
+            "engine.host_cache_bytes is set, but without engine.prefix_cache nothing is found there: it is not used"
+        );
+    }
     let group = &info.cache_groups[0];
+    let host = if memory.host_kv_bytes == 0 {
+        String::new()
+    } else {
+        let tokens = u64::from(group.host_blocks) * u64::from(group.block_tokens);
+        format!(" and {} of the host for {tokens} more", bytes(memory.host_kv_bytes))
+    };
     let description = format!(
-        "{}: {architecture}, {data_types}, {} weights, KV cache {} for {} tokens, context {}, {}, ready in {:.1} s",
+        "{}: {architecture}, {data_types}, {} weights, KV cache {} for {} tokens{host}, context {}, {}, ready in {:.1} s",
         names[0],
         bytes(memory.weights_bytes),
         bytes(memory.kv_bytes),

@@ -34,6 +34,13 @@ impl Address {
     pub const NONE: Self = Self(0);
 }
 
+impl From<Address> for u64 {
+    /// For tables of addresses in the GPU's memory.
+    fn from(address: Address) -> Self {
+        address.0
+    }
+}
+
 /// Memory on the GPU, given back with the last buffer in it.
 #[derive(Debug)]
 struct Allocation {
@@ -161,16 +168,32 @@ unsafe impl<T: Plain> Send for PinnedBuffer<T> {}
 unsafe impl<T: Plain> Sync for PinnedBuffer<T> {}
 
 impl<T: Plain> PinnedBuffer<T> {
-    /// A buffer of zeros.
-    pub fn zeroed(gpu: &Arc<Gpu>, len: usize) -> Result<Self, Error> {
+    /// A buffer of whatever the system's pages hold.
+    pub fn new(gpu: &Arc<Gpu>, len: usize) -> Result<Self, Error> {
         gpu.make_current()?;
         let bytes = (len * size_of::<T>()).max(1);
         // SAFETY: the context is current.
         let pointer = unsafe { result::malloc_host(bytes, 0) }
             .doing(|| format!("pinning {bytes} bytes of the host's memory"))?;
-        // SAFETY: the driver gave that many bytes, and zero is a value of every plain type.
-        unsafe { std::ptr::write_bytes(pointer.cast::<u8>(), 0, bytes) };
         Ok(Self { gpu: Arc::clone(gpu), pointer: pointer.cast(), len })
+    }
+
+    /// A buffer of zeros.
+    pub fn zeroed(gpu: &Arc<Gpu>, len: usize) -> Result<Self, Error> {
+        let buffer = Self::new(gpu, len)?;
+        // SAFETY: the buffer has that many elements, and zero is a value of every plain type.
+        unsafe { std::ptr::write_bytes(buffer.pointer, 0, len) };
+        Ok(buffer)
+    }
+
+    /// The address of an element for kernels, which reach it over the link: with unified addressing the host's own.
+    ///
+    /// # Panics
+    /// If there is no such element.
+    pub fn address(&self, index: usize) -> Address {
+        assert!(index < self.len, "element {index} of {}", self.len);
+        // SAFETY: the element is in the buffer.
+        Address(unsafe { self.pointer.add(index) } as u64)
     }
 }
 

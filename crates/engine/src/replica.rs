@@ -232,6 +232,16 @@ impl Replica {
         let queried_before = numbers.prefix_queried_tokens.swap(queried, Ordering::Relaxed);
         let hits_before = numbers.prefix_hit_tokens.swap(hits, Ordering::Relaxed);
         metrics.prefixes(queried - queried_before, hits - hits_before);
+        let hits_before = numbers.host_hit_tokens.swap(counters.host_hit_tokens, Ordering::Relaxed);
+        let copied = [counters.blocks_to_host, counters.blocks_to_device];
+        let before = [0, 1]
+            .map(|way: usize| numbers.blocks_copied[way].swap(copied[way], Ordering::Relaxed));
+        let [to_host, to_device] = [0, 1].map(|way: usize| copied[way] - before[way]);
+        metrics.copied(to_host, to_device, counters.host_hit_tokens - hits_before);
+        let (used_on_host, total_on_host) = self.scheduler.host_blocks();
+        numbers.host_blocks_used.store(used_on_host, Ordering::Relaxed);
+        numbers.host_blocks_total.store(total_on_host, Ordering::Relaxed);
+        metrics.set_host_blocks(used_on_host, total_on_host);
         let (drafted, accepted) = (counters.drafted_tokens, counters.accepted_tokens);
         let drafted_before = numbers.drafted_tokens.swap(drafted, Ordering::Relaxed);
         let accepted_before = numbers.accepted_tokens.swap(accepted, Ordering::Relaxed);

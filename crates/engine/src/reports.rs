@@ -94,6 +94,7 @@ mod tests {
                 preemptions: 0,
                 preemptions_listed: Vec::new(),
                 recomputed_tokens: 0,
+                restored_tokens: 0,
                 drafted_tokens: 0,
                 accepted_tokens: 0,
             };

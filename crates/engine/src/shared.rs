@@ -47,6 +47,10 @@ pub struct EngineStats {
     pub kv_blocks_used: u64,
     /// KV blocks in the pool, over all cache groups.
     pub kv_blocks_total: u64,
+    /// Blocks whose contents are in the host's memory, over all cache groups.
+    pub host_blocks_used: u64,
+    /// As many as can be there.
+    pub host_blocks_total: u64,
     /// Steps since the start.
     pub steps: u64,
     /// Tokens generated since the start.
@@ -57,6 +61,10 @@ pub struct EngineStats {
     pub prefix_queried_tokens: u64,
     /// Of those, the ones that were cached.
     pub prefix_hit_tokens: u64,
+    /// Positions brought back from the host's memory since the start.
+    pub host_hit_tokens: u64,
+    /// Blocks copied to the host's memory since the start, and back from there.
+    pub blocks_copied: [u64; 2],
     /// Tokens guessed since the start.
     pub drafted_tokens: u64,
     /// Of those, the ones that were right.
@@ -91,11 +99,15 @@ pub(crate) struct Numbers {
     running_and_again: AtomicU64,
     pub(crate) kv_blocks_used: AtomicU64,
     pub(crate) kv_blocks_total: AtomicU64,
+    pub(crate) host_blocks_used: AtomicU64,
+    pub(crate) host_blocks_total: AtomicU64,
     pub(crate) steps: AtomicU64,
     pub(crate) generated_tokens: AtomicU64,
     pub(crate) preemptions: AtomicU64,
     pub(crate) prefix_queried_tokens: AtomicU64,
     pub(crate) prefix_hit_tokens: AtomicU64,
+    pub(crate) host_hit_tokens: AtomicU64,
+    pub(crate) blocks_copied: [AtomicU64; 2],
     pub(crate) drafted_tokens: AtomicU64,
     pub(crate) accepted_tokens: AtomicU64,
     pub(crate) executor_rebuilds: AtomicU64,
@@ -183,11 +195,15 @@ impl Shared {
             waiting_max: self.waiting_max,
             kv_blocks_used: numbers.kv_blocks_used.load(Ordering::Relaxed),
             kv_blocks_total: numbers.kv_blocks_total.load(Ordering::Relaxed),
+            host_blocks_used: numbers.host_blocks_used.load(Ordering::Relaxed),
+            host_blocks_total: numbers.host_blocks_total.load(Ordering::Relaxed),
             steps: numbers.steps.load(Ordering::Relaxed),
             generated_tokens: numbers.generated_tokens.load(Ordering::Relaxed),
             preemptions: numbers.preemptions.load(Ordering::Relaxed),
             prefix_queried_tokens: numbers.prefix_queried_tokens.load(Ordering::Relaxed),
             prefix_hit_tokens: numbers.prefix_hit_tokens.load(Ordering::Relaxed),
+            host_hit_tokens: numbers.host_hit_tokens.load(Ordering::Relaxed),
+            blocks_copied: [0, 1].map(|way| numbers.blocks_copied[way].load(Ordering::Relaxed)),
             drafted_tokens: numbers.drafted_tokens.load(Ordering::Relaxed),
             accepted_tokens: numbers.accepted_tokens.load(Ordering::Relaxed),
             executor_rebuilds: numbers.executor_rebuilds.load(Ordering::Relaxed),

@@ -23,6 +23,7 @@ pub(crate) struct Account {
     /// The first few of them.
     preempted: Vec<Preempted>,
     recomputed_tokens: u64,
+    restored_tokens: u64,
     drafted_tokens: u32,
     accepted_tokens: u32,
 }
@@ -30,6 +31,7 @@ pub(crate) struct Account {
 #[derive(Debug, Serialize)]
 struct Prefix {
     hit_tokens: u32,
+    host_tokens: u32,
     miss: Option<&'static str>,
 }
 
@@ -92,6 +94,7 @@ impl Account {
             running_at_arrival: explanation.running_at_arrival,
             prefix: Prefix {
                 hit_tokens: prefix.hit_tokens,
+                host_tokens: prefix.host_tokens,
                 miss: prefix.miss.map(|miss| miss_name(miss, tells_of_others)),
             },
             steps: Steps {
@@ -105,6 +108,7 @@ impl Account {
             preemptions: explanation.preemptions,
             preempted: explanation.preemptions_listed.iter().map(preempted).collect(),
             recomputed_tokens: explanation.recomputed_tokens,
+            restored_tokens: explanation.restored_tokens,
             drafted_tokens: explanation.drafted_tokens,
             accepted_tokens: explanation.accepted_tokens,
         }
@@ -158,6 +162,7 @@ pub(crate) fn miss_name(miss: Miss, tells_of_others: bool) -> &'static str {
         Miss::Unwanted => "prompt_logprobs",
         Miss::BelowBlock => "below_block",
         Miss::Evicted => "evicted",
+        Miss::HostSlower => "host_slower",
         Miss::OtherSalt if tells_of_others => "other_salt",
         // A salt keeps it a secret what others have sent.
         Miss::OtherSalt | Miss::Unknown => "unknown",

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use types::{
-    Fault, FaultKind, Request, RequestId, SampledToken, SamplingParams, Service, SlotAdmission,
-    SlotId, StepId, StepOutcome, StepPlan, WorkItem,
+    BlockCopy, CopyDirection, Fault, FaultKind, Request, RequestId, SampledToken, SamplingParams,
+    Service, SlotAdmission, SlotId, StepId, StepOutcome, StepPlan, WorkItem,
 };
 
 use crate::encoding::{Input, Output, Read};
@@ -71,7 +71,7 @@ pub enum Record {
 /// A plan, as far as it can be told from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlanMark {
-    /// The check sum of all of it: slots, positions, block ids, draws, lengths of drafts; not of the
+    /// The check sum of all of it: slots, positions, block ids, copies, draws, lengths of drafts; not of the
     /// tokens of admissions and drafts, which may be hidden.
     pub digest: u32,
     /// Its items.
@@ -84,7 +84,7 @@ impl PlanMark {
     /// The mark of a plan. `scratch` is overwritten.
     pub(crate) fn of(plan: &StepPlan, scratch: &mut Output) -> Self {
         scratch.0.clear();
-        let StepPlan { id, release, admit, items } = plan;
+        let StepPlan { id, release, admit, copies, items } = plan;
         scratch.number(id.0);
         scratch.list(release.iter(), |out, slot| out.number(slot.0));
         scratch.list(admit.iter(), |out, admission| {
@@ -92,6 +92,13 @@ impl PlanMark {
             out.number(slot.0);
             out.number(tokens.len() as u64);
             out.number(*prompt_len);
+        });
+        scratch.list(copies.iter(), |out, copy| {
+            let BlockCopy { group, direction, block, slot } = *copy;
+            out.number(group);
+            out.flag(direction == CopyDirection::ToHost);
+            out.word(block.0);
+            out.word(slot.0);
         });
         scratch.list(items.iter(), |out, item| {
             let WorkItem { slot, positions, draft, block_tables, sample } = item;

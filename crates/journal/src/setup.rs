@@ -48,6 +48,7 @@ impl Setup {
             out.number(group.blocks);
             out.number(group.block_tokens);
             out.number(group.blocks_kept);
+            out.number(group.host_blocks);
         });
         for limit in [step_tokens_max, slots_max, context_max, vocab_size] {
             out.number(*limit);
@@ -91,6 +92,7 @@ impl Setup {
                 blocks: input.number()?,
                 block_tokens: input.number()?,
                 blocks_kept: input.number()?,
+                host_blocks: input.number()?,
             })
         };
         let info = ExecutorInfo {

@@ -38,7 +38,12 @@ impl Numbers {
 fn run(seed: u64, tokens: TokenRecord) -> (Vec<u8>, u64, Vec<Explanation>) {
     let mut numbers = Numbers(seed);
     let info = ExecutorInfo {
-        cache_groups: vec![CacheGroup { blocks: 24, block_tokens: 4, blocks_kept: 16 }],
+        cache_groups: vec![CacheGroup {
+            blocks: 24,
+            block_tokens: 4,
+            blocks_kept: 16,
+            host_blocks: 12,
+        }],
         step_tokens_max: 32,
         slots_max: 6,
         context_max: 90,
@@ -118,7 +123,7 @@ fn replayed(bytes: &[u8]) -> Replay {
 
 #[test]
 fn every_plan_is_made_again() {
-    let (mut preemptions, mut accepted) = (0, 0);
+    let (mut preemptions, mut accepted, mut brought_back) = (0, 0, 0);
     for seed in 0..20 {
         for tokens in [TokenRecord::Hashes, TokenRecord::Ids] {
             let (bytes, preempted, ended) = run(seed, tokens);
@@ -133,6 +138,7 @@ fn every_plan_is_made_again() {
             assert_eq!(explained.count(), ended.len(), "seed {seed}");
             for recorded in ended {
                 accepted += recorded.accepted_tokens;
+                brought_back += u64::from(recorded.prefix.host_tokens) + recorded.restored_tokens;
                 let again = replay.requests[&recorded.id].explanation.clone().unwrap();
                 // Tenants may be hidden.
                 assert_eq!(Explanation { tenant: recorded.tenant.clone(), ..again }, recorded);
@@ -142,6 +148,7 @@ fn every_plan_is_made_again() {
     }
     assert!(preemptions > 100, "{preemptions}");
     assert!(accepted > 100, "{accepted}");
+    assert!(brought_back > 100, "{brought_back}");
 }
 
 #[test]
@@ -310,7 +317,7 @@ fn damage_is_named_and_what_stands_before_is_read() {
     assert!(matches!(error(&bytes[..20]), Error::Setup(Damage::Truncated { .. })));
     let mut other = bytes.clone();
     other[crate::journal::MAGIC.len()] = 99;
-    assert_eq!(error(&other).to_string(), "the journal has format 99; this program reads format 2");
+    assert_eq!(error(&other).to_string(), "the journal has format 99; this program reads format 3");
     let mut spoilt = bytes.clone();
     spoilt[crate::journal::MAGIC.len() + 5] ^= 1;
     assert!(matches!(error(&spoilt), Error::Setup(Damage::Corrupt { .. })));

@@ -5,18 +5,20 @@
 //!
 //! Blocks that were computed whole can be found by their tokens (see `prefix.rs`): a request that begins like an
 //! earlier one takes its blocks, held or not. Where blocks run out, those go that nobody holds, the longest unused
-//! first.
+//! first; what is in them may go to the host's memory and come back from there (see `host.rs`).
 //!
 //! What always holds: free and held blocks are all blocks; no block is free twice; the count of a block is the
-//! number of tables that hold it; a table changes at its end alone, until it is given back whole; the block before one
-//! that can be found can be found too. [`KvManager::invariants`] checks it.
+//! number of tables that hold it; a table changes at its end alone, until it is given back whole, but for blocks that
+//! nothing was computed in; what is before something that can be found can be found too, and in the pool if that is.
+//! [`KvManager::invariants`] checks it.
 
+mod host;
 mod manager;
 mod pool;
 mod prefix;
 mod table;
 
-pub use manager::{Error, Hit, KvManager, Miss, Shortage};
+pub use manager::{Error, Found, Hit, KvManager, Miss, Shortage};
 pub use pool::BlockPool;
 pub use prefix::PrefixKey;
 pub use table::{BlockTable, BlockTables};

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use types::{BlockId, CacheGroup, TokenId, planted, planted::Planted};
+use types::{BlockCopy, BlockId, CacheGroup, TokenId, planted, planted::Planted};
 
-use crate::{BlockPool, BlockTable, BlockTables, PrefixKey, prefix::Before};
+use crate::{
+    BlockPool, BlockTable, BlockTables, PrefixKey,
+    prefix::{Before, NodeId},
+};
 
 /// Why a KV cache cannot be managed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,10 +40,20 @@ pub struct Shortage {
 /// What the cache has of a sequence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hit {
-    /// The first positions of the sequence, whole blocks in every group.
+    /// The first positions of the sequence, whole blocks in every group, wherever they are.
     pub positions: u32,
-    /// For each group, how many of their blocks somebody holds: the others are among the free ones.
+    /// For each group, how many of their blocks somebody holds: the others are among the free ones, or their contents
+    /// are in the host's memory.
     pub held: Vec<u32>,
+}
+
+/// What a sequence found when it was to start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// The first positions, whose blocks it has now.
+    pub positions: u32,
+    /// Positions after those that are in the host's memory, some of them or all: to be brought back or computed again.
+    pub on_host: u32,
 }
 
 /// Why no more of a sequence was found in the cache.
@@ -54,6 +67,8 @@ pub enum Miss {
     BelowBlock,
     /// It was there and had to make room for others, not long ago.
     Evicted,
+    /// It is in the host's memory, and computed again sooner than copied from there.
+    HostSlower,
     /// The same tokens are there with another salt. Whoever may not know of other salts must not be told.
     OtherSalt,
     /// Nobody has computed these tokens, or too long ago.
@@ -115,8 +130,11 @@ impl KvManager {
         let positions = self.hit(groups().map(known), positions_max);
         let held = |(pool, hashes): (&BlockPool, &Vec<u64>)| {
             let hit = &hashes[..(positions / pool.block_tokens()) as usize];
-            let is_held = |block| pool.holders(block) > 0;
-            hit.partition_point(|hash| pool.index.find(*hash).is_some_and(is_held)) as u32
+            let is_held = |hash: &u64| {
+                let block = pool.index.find(*hash).and_then(|node| pool.index.block_of(node));
+                block.is_some_and(|block| pool.holders(block) > 0)
+            };
+            hit.partition_point(is_held) as u32
         };
         Hit { positions, held: groups().map(held).collect() }
     }
@@ -166,31 +184,97 @@ impl KvManager {
     }
 
     /// Puts the blocks that hold the first positions of a sequence, at most `positions_max`, into `tables`, which are
-    /// empty. How many positions those are.
+    /// empty. How many positions those are, and how many more could be brought back from the host's memory.
     pub fn take(
         &mut self,
         tables: &mut BlockTables,
         key: &PrefixKey,
         tokens: &[TokenId],
         positions_max: u32,
-    ) -> u32 {
-        let chains: Vec<Vec<BlockId>> = self
+    ) -> Found {
+        let chains: Vec<Vec<NodeId>> = self
             .pools
             .iter()
             .zip(&key.groups)
             .map(|(pool, hashes)| chain(pool, hashes, &key.salt, tokens))
             .collect();
-        let known = chains.iter().zip(&self.pools);
-        let known = known.map(|(chain, pool)| chain.len() as u32 * pool.block_tokens());
-        let positions = self.hit(known, positions_max);
-        for ((pool, table), chain) in self.pools.iter_mut().zip(&mut tables.groups).zip(chains) {
+        let groups = || chains.iter().zip(&self.pools);
+        let known = groups().map(|(chain, pool)| chain.len() as u32 * pool.block_tokens());
+        let all = self.hit(known, positions_max);
+        let in_pool = groups().map(|(chain, pool)| {
+            let blocks = chain.partition_point(|node| pool.index.block_of(*node).is_some());
+            blocks as u32 * pool.block_tokens()
+        });
+        let positions = self.hit(in_pool, all);
+        for ((pool, table), chain) in self.pools.iter_mut().zip(&mut tables.groups).zip(&chains) {
             assert!(table.blocks.is_empty(), "a hit is at the beginning");
-            table.blocks.extend(&chain[..(positions / pool.block_tokens()) as usize]);
+            let [taken, all] = [positions, all].map(|end| (end / pool.block_tokens()) as usize);
+            let block_of = |node: &NodeId| pool.index.block_of(*node).expect("it is in the pool");
+            table.blocks.extend(chain[..taken].iter().map(block_of));
             table.blocks.iter().for_each(|block| pool.share(*block));
             table.known = table.blocks.len() as u32;
             table.found = table.known;
+            pool.index.touch(&chain[taken..all]);
         }
-        positions
+        Found { positions, on_host: all - positions }
+    }
+
+    /// Has what [`take`](Self::take) left in the host's memory brought back, into blocks that `tables` have: as far as
+    /// it is still there up to `end`, and copies fewer than `blocks_max` blocks besides those that must come together.
+    /// How many more positions the tables hold now.
+    ///
+    /// # Panics
+    /// When something was computed in these blocks, or `tables` lack some.
+    pub fn bring_back(
+        &mut self,
+        tables: &mut BlockTables,
+        key: &PrefixKey,
+        tokens: &[TokenId],
+        end: u32,
+        blocks_max: u32,
+    ) -> u32 {
+        let Some((pool, table)) = self.pools.first().zip(tables.groups.first()) else { return 0 };
+        let begin = table.found * pool.block_tokens();
+        let (mut position, copied_max) = (begin, self.copies().saturating_add(blocks_max));
+        while position + self.hit_tokens <= end && self.copies() < copied_max {
+            let next = position + self.hit_tokens;
+            let groups = self.pools.iter().zip(&tables.groups).zip(&key.groups);
+            let nodes = groups.map(|((pool, table), hashes)| {
+                let blocks = position / pool.block_tokens()..next / pool.block_tokens();
+                assert_eq!((table.known, table.found), (blocks.start, blocks.start), "computed");
+                let before = blocks.start.checked_sub(1).map(|last| table.blocks[last as usize]);
+                let before = pool.index.after(before, &key.salt);
+                let blocks = blocks.start as usize..blocks.end as usize;
+                let nodes = links(pool, &hashes[..blocks.end], blocks.start, before, tokens);
+                (nodes.len() == blocks.len()).then_some(nodes)
+            });
+            let Some(nodes) = nodes.collect::<Option<Vec<_>>>() else { break };
+            let groups = self.pools.iter_mut().zip(&mut tables.groups).zip(nodes);
+            for ((pool, table), nodes) in groups {
+                nodes.into_iter().for_each(|node| pool.bring_back(table, node));
+            }
+            position = next;
+        }
+        position - begin
+    }
+
+    /// Copies between the pools and the host's memory that were decided on since they were last taken.
+    pub fn copies(&self) -> u32 {
+        self.pools.iter().map(|pool| pool.index.host.copies()).sum()
+    }
+
+    /// What the plan that is made now has to copy.
+    pub fn take_copies(&mut self) -> Vec<BlockCopy> {
+        let of_group = |(group, pool): (usize, &mut BlockPool)| {
+            let copies = pool.index.take_copies().into_iter();
+            copies.map(move |copy| BlockCopy { group: group as u32, ..copy })
+        };
+        self.pools.iter_mut().enumerate().flat_map(of_group).collect()
+    }
+
+    /// How many blocks hold so many positions, over all groups.
+    pub fn blocks_of(&self, positions: u32) -> u32 {
+        self.pools.iter().map(|pool| pool.blocks_for(positions)).sum()
     }
 
     /// Lets the whole blocks of the first `computed` positions of a sequence be found; `key` grows with its tokens.
@@ -208,7 +292,8 @@ impl KvManager {
             let whole = ((computed / pool.block_tokens()) as usize).min(hashes.len());
             while !table.closed && (table.known as usize) < whole {
                 let index = table.known as usize;
-                let before = before(&table.blocks, index, &key.salt);
+                let before = index.checked_sub(1).map(|last| table.blocks[last]);
+                let before = pool.index.after(before, &key.salt);
                 let tokens = tokens_of(tokens, index, pool.block_tokens());
                 let hash = (hashes[index], key.content(hashes[index]));
                 if pool.index.insert(hash, table.blocks[index], before, tokens) {
@@ -225,7 +310,12 @@ impl KvManager {
     pub fn release_spoilt(&mut self, mut tables: BlockTables) {
         for (pool, table) in self.pools.iter_mut().zip(&mut tables.groups) {
             for block in table.blocks[table.found as usize..table.known as usize].iter().rev() {
-                if pool.holders(*block) > 1 || pool.index.has_children(*block) {
+                if pool.holders(*block) > 1 {
+                    break;
+                }
+                // It may stand behind this one since before this one was computed again.
+                pool.index.forget_behind(*block);
+                if pool.index.has_children(*block) {
                     break;
                 }
                 pool.index.remove(*block);
@@ -307,6 +397,13 @@ impl KvManager {
         self.pools.iter().map(|pool| u64::from(pool.cached())).sum()
     }
 
+    /// Contents in the host's memory, and for how many there is room, over all groups.
+    pub fn host_blocks(&self) -> (u64, u64) {
+        self.pools.iter().map(BlockPool::host_blocks).fold((0, 0), |(used, total), group| {
+            (used + u64::from(group.0), total + u64::from(group.1))
+        })
+    }
+
     /// Blocks held, over all groups.
     pub fn blocks_used(&self) -> u64 {
         self.pools.iter().map(|pool| u64::from(pool.total() - pool.free())).sum()
@@ -328,25 +425,29 @@ impl KvManager {
     }
 }
 
-/// The blocks that hold a sequence from its beginning, as long as they hold the same tokens.
-fn chain(pool: &BlockPool, hashes: &[u64], salt: &Arc<str>, tokens: &[TokenId]) -> Vec<BlockId> {
-    let mut chain = Vec::new();
-    for (index, hash) in hashes.iter().enumerate() {
-        let Some(block) = pool.index.find(*hash) else { break };
-        let before = before(&chain, index, salt);
-        if !pool.index.holds(block, &before, tokens_of(tokens, index, pool.block_tokens())) {
-            break;
-        }
-        chain.push(block);
-    }
-    chain
+/// What a sequence finds of itself from its beginning, as long as it holds the same tokens.
+fn chain(pool: &BlockPool, hashes: &[u64], salt: &Arc<str>, tokens: &[TokenId]) -> Vec<NodeId> {
+    links(pool, hashes, 0, Before::Salt(salt.clone()), tokens)
 }
 
-fn before(blocks: &[BlockId], index: usize, salt: &Arc<str>) -> Before {
-    match index.checked_sub(1) {
-        Some(previous) => Before::Block(blocks[previous]),
-        None => Before::Salt(salt.clone()),
+/// The same from its block `first` on, which comes after `before`.
+fn links(
+    pool: &BlockPool,
+    hashes: &[u64],
+    first: usize,
+    mut before: Before,
+    tokens: &[TokenId],
+) -> Vec<NodeId> {
+    let mut chain = Vec::new();
+    for (index, hash) in hashes.iter().enumerate().skip(first) {
+        let Some(node) = pool.index.find(*hash) else { break };
+        if !pool.index.holds(node, &before, tokens_of(tokens, index, pool.block_tokens())) {
+            break;
+        }
+        chain.push(node);
+        before = Before::Node(node);
     }
+    chain
 }
 
 /// The tokens of a sequence's block.

@@ -2,10 +2,14 @@
 
 use types::{BlockId, CacheGroup, planted, planted::Planted};
 
-use crate::prefix::PrefixIndex;
+use crate::{
+    BlockTable,
+    prefix::{NodeId, PrefixIndex},
+};
 
 /// The blocks of one cache group: empty ones in a list, held ones with the number of their holders, those that nobody
-/// holds but that can still be found by the tokens in them, and fresh ones.
+/// holds but that can still be found by the tokens in them, and fresh ones. What made room may still be found in the
+/// host's memory.
 #[derive(Debug)]
 pub struct BlockPool {
     block_tokens: u32,
@@ -28,7 +32,7 @@ impl BlockPool {
             empty: Vec::new(),
             touched: 0,
             kept: group.blocks_kept.min(group.blocks),
-            index: PrefixIndex::new(group.blocks, group.block_tokens),
+            index: PrefixIndex::new(group.blocks, group.host_blocks, group.block_tokens),
         }
     }
 
@@ -86,6 +90,22 @@ impl BlockPool {
         }
     }
 
+    /// Has the content of a node where a table has its first block that nothing was computed in: the content is brought
+    /// there from the host's memory, or the block that has it takes that one's place.
+    pub(crate) fn bring_back(&mut self, table: &mut BlockTable, node: NodeId) {
+        let place = &mut table.blocks[table.known as usize];
+        match self.index.block_of(node) {
+            Some(block) => {
+                let own = std::mem::replace(place, block);
+                self.share(block);
+                self.release(own);
+            }
+            None => self.index.bring_back(node, *place),
+        }
+        table.known += 1;
+        table.found += 1;
+    }
+
     /// Makes all blocks fresh, of which none is held.
     pub(crate) fn forget_all(&mut self) {
         if planted::strikes(Planted::StaleCache) {
@@ -124,6 +144,11 @@ impl BlockPool {
     /// Blocks that nobody holds and that can be found by the tokens in them.
     pub fn cached(&self) -> u32 {
         self.index.idle()
+    }
+
+    /// Contents in the host's memory, and for how many there is room.
+    pub fn host_blocks(&self) -> (u32, u32) {
+        (self.index.host.used(), self.index.host.slots())
     }
 
     /// All blocks.

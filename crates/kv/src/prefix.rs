@@ -5,14 +5,18 @@
 //! a hit and never serves another text's block.
 //!
 //! Whoever holds a block holds the one before it as well, and lets go of the later one first. So of the blocks that
-//! nobody holds, the one that was let go of longest ago has none behind it, and can be dropped.
+//! nobody holds, the one that was let go of longest ago has none behind it in the pool, and can make room: its content
+//! moves to the host's memory (`host.rs`) where there is such a tier, and is forgotten where not. What can be found is
+//! a node, wherever its content is. What is in the pool never stands behind something that is not.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
-use types::{BlockId, TokenId};
+use types::{BlockCopy, BlockId, HostSlot, TokenId};
+
+use crate::host::HostTier;
 
 /// The beginning of every chain of hashes.
 const CHAIN_START: u64 = 0x243f_6a88_85a3_08d3;
@@ -55,24 +59,31 @@ fn mix(hash: u64, value: u64) -> u64 {
     mixed ^ (mixed >> 32)
 }
 
-/// The blocks of one group that can be found.
+/// A block's worth of tokens behind others that can be found. It stays the same when the content moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NodeId(u32);
+
+/// What of one group can be found.
 #[derive(Debug)]
 pub(crate) struct PrefixIndex {
     block_tokens: usize,
-    by_hash: BTreeMap<u64, BlockId>,
-    /// By block.
-    entries: Vec<Option<Entry>>,
-    /// By block, the tokens in it; unused where there is no entry.
+    by_hash: BTreeMap<u64, NodeId>,
+    /// By block, what is in it.
+    by_block: Vec<Option<NodeId>>,
+    nodes: Vec<Option<Node>>,
+    unused: Vec<NodeId>,
+    /// By node, its tokens; of no meaning where there is none.
     tokens: Vec<TokenId>,
-    /// The blocks that nobody holds, by the time they were let go of.
-    idle: BTreeMap<u64, BlockId>,
+    /// What is in blocks that nobody holds, by the time they were let go of.
+    idle: BTreeMap<u64, NodeId>,
     time: u64,
-    /// By what is in them whatever the salt, how many blocks there are. To explain misses.
+    pub(crate) host: HostTier,
+    /// By what is in them whatever the salt, how many nodes there are. To explain misses.
     contents: BTreeMap<u64, u32>,
     evicted: Evicted,
 }
 
-/// Hashes of the blocks evicted last, as many as there are blocks. To explain misses.
+/// Hashes of what was forgotten last, as many as can be remembered. To explain misses.
 #[derive(Debug, Default)]
 struct Evicted {
     hashes: BTreeSet<u64>,
@@ -93,61 +104,88 @@ impl Evicted {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Node {
     hash: u64,
     content: u64,
     before: Before,
-    /// Blocks behind this one that can be found.
+    /// Nodes behind this one.
     children: u32,
-    /// When it was let go of, if nobody holds it.
-    idle_since: Option<u64>,
+    place: Place,
+    /// When its block was let go of, or since when it is in the host's memory; nothing while somebody holds its block.
+    since: Option<u64>,
 }
 
-/// What stands before a block.
+/// Where a content is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Device(BlockId),
+    Host(HostSlot),
+}
+
+/// What stands before a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Before {
     /// Nothing: it is the first of sequences with this salt.
     Salt(Arc<str>),
-    /// Another block.
-    Block(BlockId),
+    /// Another node.
+    Node(NodeId),
 }
 
 impl PrefixIndex {
-    pub(crate) fn new(blocks: u32, block_tokens: u32) -> Self {
+    pub(crate) fn new(blocks: u32, host_blocks: u32, block_tokens: u32) -> Self {
         Self {
             block_tokens: block_tokens as usize,
             by_hash: BTreeMap::new(),
-            entries: (0..blocks).map(|_| None).collect(),
-            tokens: vec![0; blocks as usize * block_tokens as usize],
+            by_block: vec![None; blocks as usize],
+            nodes: Vec::new(),
+            unused: Vec::new(),
+            tokens: Vec::new(),
             idle: BTreeMap::new(),
             time: 0,
+            host: HostTier::new(host_blocks),
             contents: BTreeMap::new(),
             evicted: Evicted::default(),
         }
     }
 
-    /// Whether a block with this content can be found, whatever its salt.
+    /// Whether a node with this content can be found, whatever its salt.
     pub(crate) fn has_content(&self, content: u64) -> bool {
         self.contents.contains_key(&content)
     }
 
-    /// Whether a block with this hash was evicted not long ago.
+    /// Whether what had this hash was forgotten not long ago.
     pub(crate) fn was_evicted(&self, hash: u64) -> bool {
         self.evicted.hashes.contains(&hash)
     }
 
-    /// The block with this hash, whatever is in it.
-    pub(crate) fn find(&self, hash: u64) -> Option<BlockId> {
+    /// The node with this hash, whatever is in it.
+    pub(crate) fn find(&self, hash: u64) -> Option<NodeId> {
         self.by_hash.get(&hash).copied()
     }
 
-    /// Whether a block that can be found holds these tokens after that beginning.
-    pub(crate) fn holds(&self, block: BlockId, before: &Before, tokens: &[TokenId]) -> bool {
-        let entry = self.entries[block.0 as usize].as_ref();
-        entry.is_some_and(|entry| entry.before == *before) && *self.tokens_of(block) == *tokens
+    /// The block that has a node's content, if it is not in the host's memory.
+    pub(crate) fn block_of(&self, node: NodeId) -> Option<BlockId> {
+        match self.node(node).place {
+            Place::Device(block) => Some(block),
+            Place::Host(_) => None,
+        }
     }
 
-    /// Lets a block be found. Not if there is one with this hash already, which holds the same unless hashes collide.
+    /// Whether a node has these tokens after that beginning.
+    pub(crate) fn holds(&self, node: NodeId, before: &Before, tokens: &[TokenId]) -> bool {
+        self.node(node).before == *before && self.tokens[self.tokens_at(node)] == *tokens
+    }
+
+    /// What stands before what comes after a block of a sequence, or at its beginning.
+    pub(crate) fn after(&self, block: Option<BlockId>, salt: &Arc<str>) -> Before {
+        match block {
+            Some(block) => Before::Node(self.node_in(block)),
+            None => Before::Salt(salt.clone()),
+        }
+    }
+
+    /// Lets the content of a block that is held be found. Not if a block has the same already, or if hashes collide.
+    /// What was in the host's memory is not needed there any more.
     pub(crate) fn insert(
         &mut self,
         (hash, content): (u64, u64),
@@ -155,41 +193,57 @@ impl PrefixIndex {
         before: Before,
         tokens: &[TokenId],
     ) -> bool {
-        if self.by_hash.contains_key(&hash) {
-            return false;
+        if let Some(node) = self.find(hash) {
+            let is_elsewhere = self.block_of(node).is_none() && self.holds(node, &before, tokens);
+            if is_elsewhere {
+                self.move_to(node, block);
+            }
+            return is_elsewhere;
         }
-        if let Before::Block(parent) = before {
-            self.entry_mut(parent).children += 1;
+        if let Before::Node(parent) = before {
+            self.node_mut(parent).children += 1;
         }
-        self.by_hash.insert(hash, block);
-        let place = self.place(block);
+        let node = self.unused.pop().unwrap_or_else(|| {
+            self.nodes.push(None);
+            self.tokens.resize(self.nodes.len() * self.block_tokens, 0);
+            NodeId(self.nodes.len() as u32 - 1)
+        });
+        self.by_hash.insert(hash, node);
+        let place = self.tokens_at(node);
         self.tokens[place].copy_from_slice(tokens);
         *self.contents.entry(content).or_insert(0) += 1;
-        let entry = Entry { hash, content, before, children: 0, idle_since: None };
-        assert!(self.entries[block.0 as usize].replace(entry).is_none(), "{block} is known");
+        let place = Place::Device(block);
+        let new = Node { hash, content, before, children: 0, place, since: None };
+        self.nodes[node.0 as usize] = Some(new);
+        self.put(node, block);
         true
     }
 
+    fn put(&mut self, node: NodeId, block: BlockId) {
+        let before = self.by_block[block.0 as usize].replace(node);
+        assert!(before.is_none(), "{block} is known");
+    }
+
     pub(crate) fn knows(&self, block: BlockId) -> bool {
-        self.entries[block.0 as usize].is_some()
+        self.by_block[block.0 as usize].is_some()
     }
 
     /// Whether a known block has others behind it.
     pub(crate) fn has_children(&self, block: BlockId) -> bool {
-        self.entries[block.0 as usize].as_ref().is_some_and(|entry| entry.children > 0)
+        self.by_block[block.0 as usize].is_some_and(|node| self.node(node).children > 0)
     }
 
     /// The last holder of a known block let go of it.
     pub(crate) fn rest(&mut self, block: BlockId) {
-        self.time += 1;
-        let time = self.time;
-        self.entry_mut(block).idle_since = Some(time);
-        self.idle.insert(time, block);
+        let (node, time) = (self.node_in(block), self.next_time());
+        self.node_mut(node).since = Some(time);
+        self.idle.insert(time, node);
     }
 
     /// Somebody holds a known block again.
     pub(crate) fn wake(&mut self, block: BlockId) {
-        let since = self.entry_mut(block).idle_since.take().expect("a block that is woken rests");
+        let node = self.node_in(block);
+        let since = self.node_mut(node).since.take().expect("a block that is woken rests");
         self.idle.remove(&since);
     }
 
@@ -198,53 +252,163 @@ impl PrefixIndex {
         self.idle.len() as u32
     }
 
-    /// Forgets the block that was let go of longest ago, and gives it away.
+    /// Gives away the block that was let go of longest ago. What was in it moves to the host's memory, where what has
+    /// been there longest makes room for it, or is forgotten.
     pub(crate) fn evict(&mut self) -> Option<BlockId> {
-        let (_, block) = self.idle.pop_first()?;
-        let entry = self.entry_mut(block);
-        entry.idle_since = None;
-        let hash = entry.hash;
-        self.evicted.add(hash, self.entries.len());
-        self.remove(block);
+        let (_, node) = self.idle.pop_first()?;
+        let block = self.block_of(node).expect("what is idle is in a block");
+        match self.host.take_slot().or_else(|| self.drop_oldest()) {
+            Some(slot) => {
+                self.by_block[block.0 as usize] = None;
+                let time = self.next_time();
+                let moved = self.node_mut(node);
+                (moved.place, moved.since) = (Place::Host(slot), Some(time));
+                self.host.rest(node, time);
+                self.host.copy_out(block, slot);
+            }
+            None => {
+                self.node_mut(node).since = None;
+                self.note_evicted(node);
+                self.remove(block);
+            }
+        }
         Some(block)
+    }
+
+    /// Forgets what has been in the host's memory longest.
+    fn drop_oldest(&mut self) -> Option<HostSlot> {
+        let (since, node) = self.host.pop_oldest()?;
+        self.note_evicted(node);
+        let Place::Host(slot) = self.forget(node).place else {
+            panic!("what rests in the host's memory is there");
+        };
+        self.host.cancel(slot, since);
+        Some(slot)
+    }
+
+    fn note_evicted(&mut self, node: NodeId) {
+        let hashes_max = self.forgotten_max();
+        self.evicted.add(self.node(node).hash, hashes_max);
+    }
+
+    /// As many hashes of what was forgotten are remembered as contents can be.
+    fn forgotten_max(&self) -> usize {
+        self.by_block.len() + self.host.slots() as usize
+    }
+
+    /// Nodes of one sequence, in order, are about to be of use: those in the host's memory stay longest.
+    pub(crate) fn touch(&mut self, nodes: &[NodeId]) {
+        for &node in nodes.iter().rev() {
+            if self.block_of(node).is_some() {
+                continue;
+            }
+            let time = self.next_time();
+            let since = self.node_mut(node).since.replace(time);
+            self.host.wake(since.expect("what is in the host's memory rests"));
+            self.host.rest(node, time);
+        }
+    }
+
+    /// Brings what is in the host's memory back, into a block that is held.
+    pub(crate) fn bring_back(&mut self, node: NodeId, block: BlockId) {
+        let slot = self.move_to(node, block);
+        self.host.copy_back(slot, block);
+    }
+
+    /// A content that is in the host's memory is found in a block that is held from now on.
+    fn move_to(&mut self, node: NodeId, block: BlockId) -> HostSlot {
+        let moved = self.node_mut(node);
+        let Place::Host(slot) = moved.place else { panic!("it is in the host's memory") };
+        moved.place = Place::Device(block);
+        let since = moved.since.take().expect("what is in the host's memory rests");
+        self.host.wake(since);
+        self.host.give_back(slot);
+        self.put(node, block);
+        slot
     }
 
     /// Forgets a known block that is held and has none behind it.
     pub(crate) fn remove(&mut self, block: BlockId) {
-        let entry =
-            self.entries[block.0 as usize].take().expect("a block that is forgotten is known");
-        assert_eq!((entry.children, entry.idle_since), (0, None), "{block} is forgotten too early");
-        self.by_hash.remove(&entry.hash);
-        let same = self.contents.get_mut(&entry.content).expect("each known block is counted");
+        let node = self.by_block[block.0 as usize].take();
+        let node = node.expect("a block that is forgotten is known");
+        assert_eq!(self.node(node).since, None, "{block} is forgotten too early");
+        self.forget(node);
+    }
+
+    /// Forgets what is in the host's memory behind a known block.
+    pub(crate) fn forget_behind(&mut self, block: BlockId) {
+        let mut behind = vec![self.node_in(block)];
+        // From beginnings to ends.
+        for node in self.host.resting().rev() {
+            if matches!(self.node(node).before, Before::Node(before) if behind.contains(&before)) {
+                behind.push(node);
+            }
+        }
+        for node in behind.into_iter().skip(1).rev() {
+            let forgotten = self.forget(node);
+            let since = forgotten.since.expect("what is in the host's memory rests");
+            self.host.wake(since);
+            if let Place::Host(slot) = forgotten.place {
+                self.host.cancel(slot, since);
+                self.host.give_back(slot);
+            }
+        }
+    }
+
+    fn forget(&mut self, node: NodeId) -> Node {
+        let forgotten = self.nodes[node.0 as usize].take().expect("a node is forgotten once");
+        assert_eq!(forgotten.children, 0, "a prefix is whole");
+        self.unused.push(node);
+        self.by_hash.remove(&forgotten.hash);
+        let same = self.contents.get_mut(&forgotten.content).expect("each node is counted");
         *same -= 1;
         if *same == 0 {
-            self.contents.remove(&entry.content);
+            self.contents.remove(&forgotten.content);
         }
-        if let Before::Block(parent) = entry.before {
-            self.entry_mut(parent).children -= 1;
+        if let Before::Node(parent) = forgotten.before {
+            self.node_mut(parent).children -= 1;
         }
+        forgotten
     }
 
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
         self.by_hash.clear();
+        self.by_block.fill(None);
+        self.nodes.clear();
+        self.unused.clear();
+        self.tokens.clear();
+        self.idle.clear();
+        self.host.clear();
         self.contents.clear();
         self.evicted = Evicted::default();
-        self.entries.iter_mut().for_each(|entry| *entry = None);
-        self.idle.clear();
     }
 
-    fn entry_mut(&mut self, block: BlockId) -> &mut Entry {
-        self.entries[block.0 as usize].as_mut().expect("the block is known")
+    /// Copies decided on, for a plan that is made now.
+    pub(crate) fn take_copies(&mut self) -> Vec<BlockCopy> {
+        self.host.take_copies(self.time)
     }
 
-    fn place(&self, block: BlockId) -> std::ops::Range<usize> {
-        let start = block.0 as usize * self.block_tokens;
+    fn next_time(&mut self) -> u64 {
+        self.time += 1;
+        self.time
+    }
+
+    fn node_in(&self, block: BlockId) -> NodeId {
+        self.by_block[block.0 as usize].expect("the block is known")
+    }
+
+    fn node(&self, node: NodeId) -> &Node {
+        self.nodes[node.0 as usize].as_ref().expect("the node exists")
+    }
+
+    fn node_mut(&mut self, node: NodeId) -> &mut Node {
+        self.nodes[node.0 as usize].as_mut().expect("the node exists")
+    }
+
+    fn tokens_at(&self, node: NodeId) -> std::ops::Range<usize> {
+        let start = node.0 as usize * self.block_tokens;
         start..start + self.block_tokens
-    }
-
-    fn tokens_of(&self, block: BlockId) -> &[TokenId] {
-        &self.tokens[self.place(block)]
     }
 
     /// Checks the index against the holders counted.
@@ -252,36 +416,60 @@ impl PrefixIndex {
     /// # Panics
     /// When something does not hold.
     pub(crate) fn invariants(&self, holders: &[u32]) {
-        let known = self.entries.iter().flatten().count();
-        assert_eq!(known, self.by_hash.len(), "known blocks and hashes differ");
+        let nodes = || {
+            let nodes = self.nodes.iter().enumerate();
+            nodes.filter_map(|(at, node)| node.as_ref().map(|node| (NodeId(at as u32), node)))
+        };
+        let known = nodes().count();
+        assert_eq!(known, self.by_hash.len(), "nodes and hashes differ");
+        assert_eq!(known + self.unused.len(), self.nodes.len(), "nodes are lost");
         let counted: u32 = self.contents.values().sum();
-        assert_eq!(known, counted as usize, "known blocks and contents differ");
-        assert!(self.evicted.in_order.len() <= self.entries.len(), "too much is remembered");
-        let mut children = vec![0; self.entries.len()];
-        for (index, entry) in self.entries.iter().enumerate() {
-            let (Some(entry), block) = (entry, BlockId(index as u32)) else { continue };
-            assert_eq!(self.find(entry.hash), Some(block), "{block} is not found by its hash");
-            assert_eq!(
-                entry.idle_since.is_some(),
-                holders[index] == 0,
-                "{block} rests and is held"
-            );
-            if let Some(since) = entry.idle_since {
-                assert_eq!(self.idle.get(&since), Some(&block), "{block} does not rest");
+        assert_eq!(known, counted as usize, "nodes and contents differ");
+        assert!(self.evicted.in_order.len() <= self.forgotten_max(), "too much is remembered");
+        let in_blocks = self.by_block.iter().flatten().count();
+        assert_eq!(known, in_blocks + self.host.used() as usize, "a content is lost");
+        let mut children = vec![0; self.nodes.len()];
+        let mut slots = Vec::new();
+        for (id, node) in nodes() {
+            assert_eq!(self.find(node.hash), Some(id), "{id:?} is not found by its hash");
+            let holders_of = |node: &Node| match node.place {
+                Place::Device(block) => Some(holders[block.0 as usize]),
+                Place::Host(_) => None,
+            };
+            let held = holders_of(node);
+            assert_eq!(node.since.is_some(), held.unwrap_or(0) == 0, "{id:?} rests and is held");
+            match node.place {
+                Place::Device(block) => {
+                    assert_eq!(self.by_block[block.0 as usize], Some(id), "{block} has another");
+                    let rests = node.since.is_none_or(|since| self.idle.get(&since) == Some(&id));
+                    assert!(rests, "{block} does not rest");
+                }
+                Place::Host(slot) => {
+                    let rests = node.since.is_some_and(|since| self.host.is_at(id, since));
+                    assert!(rests, "{slot} does not rest");
+                    slots.push(slot);
+                }
             }
-            if let Before::Block(parent) = entry.before {
-                let before = self.entries[parent.0 as usize].as_ref().expect("a prefix is whole");
+            if let Before::Node(parent) = node.before {
+                let before = self.nodes[parent.0 as usize].as_ref().expect("a prefix is whole");
                 children[parent.0 as usize] += 1;
-                assert!(holders[parent.0 as usize] >= holders[index], "{block} without {parent}");
-                let order = before.idle_since.is_none_or(|parent| entry.idle_since < Some(parent));
-                assert!(order, "{parent} would go before {block}");
+                // Nobody holds what is in the host's memory, and nothing in the pool stands behind it.
+                assert!(holders_of(before) >= held, "{id:?} without {parent:?}");
+                if holders_of(before).is_some() == held.is_some() {
+                    let order = before
+                        .since
+                        .is_none_or(|parent| node.since.is_some_and(|own| own < parent));
+                    assert!(order, "{parent:?} would go before {id:?}");
+                }
             }
         }
-        for (entry, children) in self.entries.iter().zip(children) {
-            assert!(entry.as_ref().is_none_or(|entry| entry.children == children), "children");
+        for (id, node) in nodes() {
+            assert_eq!(node.children, children[id.0 as usize], "children of {id:?}");
         }
-        let resting = self.entries.iter().flatten().filter(|entry| entry.idle_since.is_some());
-        assert_eq!(resting.count(), self.idle.len(), "a block rests twice");
+        let in_blocks = nodes().filter(|(_, node)| matches!(node.place, Place::Device(_)));
+        let resting = in_blocks.filter(|(_, node)| node.since.is_some()).count();
+        assert_eq!(resting, self.idle.len(), "a block rests twice");
+        self.host.invariants(slots.into_iter());
     }
 }
 

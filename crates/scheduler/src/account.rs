@@ -58,6 +58,7 @@ pub(crate) struct Account {
     /// Positions that were computed before it was preempted.
     reached: u32,
     recomputed_tokens: u64,
+    restored_tokens: u64,
     drafted_tokens: u32,
     accepted_tokens: u32,
 }
@@ -96,6 +97,7 @@ impl Account {
             preemptions: Vec::new(),
             reached: 0,
             recomputed_tokens: 0,
+            restored_tokens: 0,
             drafted_tokens: 0,
             accepted_tokens: 0,
         }
@@ -131,6 +133,16 @@ impl Account {
     /// What it found in the cache when it first got a slot.
     pub(crate) fn found(&mut self, prefix: PrefixUse) {
         self.prefix = prefix;
+    }
+
+    /// So many positions of it are brought back from the host's memory, in its first slot or a later one.
+    pub(crate) fn brought_back(&mut self, positions: u32, is_first: bool) {
+        if is_first {
+            self.prefix.hit_tokens += positions;
+            self.prefix.host_tokens += positions;
+        } else {
+            self.restored_tokens += u64::from(positions);
+        }
     }
 
     /// It lost its slot with so many positions computed; what it waits for until it gets another.
@@ -173,6 +185,15 @@ impl Account {
         self.steps.others += u64::from(others);
         self.steps.others_max = self.steps.others_max.max(others);
         self.steps.positions_of_others += u64::from(step.positions) - positions.len() as u64;
+        self.charge(step, cause);
+    }
+
+    /// A step ended that did nothing but bring blocks of it back.
+    pub(crate) fn restored(&mut self, step: &Shared) {
+        self.charge(step, Cause::Restore);
+    }
+
+    fn charge(&mut self, step: &Shared, cause: Cause) {
         // One that lost its slot meanwhile waits already, and a moment is charged once.
         let Waits::InSlot(gap) = self.waits else { return };
         let begun = step.begun.max(self.since);
@@ -214,6 +235,7 @@ impl Account {
             preemptions: sequence.preemptions,
             preemptions_listed: account.preemptions,
             recomputed_tokens: account.recomputed_tokens,
+            restored_tokens: account.restored_tokens,
             drafted_tokens: account.drafted_tokens,
             accepted_tokens: account.accepted_tokens,
         }

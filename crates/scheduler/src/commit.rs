@@ -35,7 +35,12 @@ impl Scheduler {
             requests: flight.items.len() as u32,
             positions: positions.clone().map(|positions| positions.len() as u32).sum(),
         };
-        self.pace.observe(positions, flight.has_prompts, now.saturating_sub(begun));
+        self.pace.observe(positions, flight.has_prompts, flight.copies, now.saturating_sub(begun));
+        for id in &flight.restored {
+            if let Some(sequence) = self.sequence_mut(*id) {
+                sequence.account.restored(&step);
+            }
+        }
         let mut failed: BTreeMap<SlotId, Fault> = outcome.failed.into_iter().collect();
         let mut logprobs: BTreeMap<SlotId, Vec<TokenLogprobs>> =
             outcome.prompt_logprobs.into_iter().collect();

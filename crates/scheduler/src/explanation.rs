@@ -31,13 +31,15 @@ pub enum Cause {
     Prefill,
     /// Steps that computed again what it had lost.
     Recompute,
+    /// Steps that did no more for it than to bring blocks back from the host's memory.
+    Restore,
     /// Steps that drew its next tokens.
     Decode,
 }
 
 impl Cause {
     /// All causes with their names.
-    pub const NAMES: [(Self, &str); 11] = [
+    pub const NAMES: [(Self, &str); 12] = [
         (Self::Step, "queued_for_step"),
         (Self::Tokens, "queued_for_tokens"),
         (Self::Slot, "queued_for_slot"),
@@ -48,6 +50,7 @@ impl Cause {
         (Self::Stalled, "stalled"),
         (Self::Prefill, "prefill"),
         (Self::Recompute, "recompute"),
+        (Self::Restore, "restore"),
         (Self::Decode, "decode"),
     ];
 }
@@ -83,6 +86,8 @@ impl Times {
 pub struct PrefixUse {
     /// Tokens from its beginning that were there.
     pub hit_tokens: u32,
+    /// Of those, the last ones, which were brought back from the host's memory.
+    pub host_tokens: u32,
     /// Why there were no more; none if there could not be.
     pub miss: Option<Miss>,
 }
@@ -175,6 +180,8 @@ pub struct Explanation {
     pub preemptions_listed: Vec<Preemption>,
     /// Positions that were computed more than once.
     pub recomputed_tokens: u64,
+    /// Positions that were brought back from the host's memory after it had lost its slot, and so not computed again.
+    pub restored_tokens: u64,
     /// Tokens guessed.
     pub drafted_tokens: u32,
     /// Of those, the ones that were right.

@@ -12,6 +12,7 @@ impl Scheduler {
     pub fn invariants(&self) {
         self.queue.invariants();
         self.slots.invariants();
+        assert_eq!(self.kv.copies(), 0, "copies are decided on with a plan, and in it");
         self.kv.invariants(self.slots.iter().map(|(_, running)| &running.tables));
         let suspects = self.slots.iter().filter(|(_, r)| r.sequence.probation.is_some()).count();
         assert!(suspects <= 1, "{suspects} requests on probation run together");
@@ -19,6 +20,7 @@ impl Scheduler {
             let (id, sequence) = (running.ticket.id, &running.sequence);
             assert!(running.computed <= running.planned, "{id} has more computed than planned");
             assert!(running.planned <= running.expected_len(), "{id} runs ahead");
+            assert!(running.on_host_end < sequence.len(), "{id} finds more than it may");
             let complete = sequence.generated() + running.drawing;
             assert!(complete <= sequence.tokens_max, "{id} draws more than its last token");
             assert!(sequence.generated() < sequence.tokens_max, "{id} in {slot} is complete");

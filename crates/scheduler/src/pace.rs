@@ -1,8 +1,9 @@
 //! How long steps take, as measured, and how much a step may hold to end in time.
 //!
 //! A step is taken to last a while, plus a time for each position, plus a time for each earlier position that a
-//! position looks back at. The three are fitted to the steps that were, the recent ones counting most, so that the
-//! model follows the device, its load and its temperature: if steps take longer than expected, the next ones hold less.
+//! position looks back at, plus a time for each block that is copied to the host's memory or from there. The four are
+//! fitted to the steps that were, the recent ones counting most, so that the model follows the device, its load and its
+//! temperature: if steps take longer than expected, the next ones hold less.
 
 use std::{ops::Range, time::Duration};
 
@@ -24,8 +25,15 @@ const GAP_WEIGHT: f64 = 0.2;
 /// The longest gap that counts, and what is assumed before requests have come: for rarer ones steps need not be short.
 const GAP_S_MAX: f64 = 4.0;
 
-/// What a step holds, as far as its duration depends on it: 1, positions, thousands of positions looked back at.
-type Load = [f64; 3];
+/// Blocks brought back from the host's memory in one step before it is known what a copy takes.
+const COPIES_UNMEASURED_MAX: u32 = 256;
+
+/// Parts that a step's duration is made of.
+const PARTS: usize = 4;
+
+/// What a step holds, as far as its duration depends on it: 1, positions, thousands of positions looked back at, blocks
+/// copied.
+type Load = [f64; PARTS];
 
 /// A model of the durations of steps.
 #[derive(Debug)]
@@ -47,7 +55,7 @@ pub(crate) struct Pace {
 /// Sums over steps of products of their loads, and of loads with durations.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sums {
-    squares: [Load; 3],
+    squares: [Load; PARTS],
     products: Load,
 }
 
@@ -59,7 +67,7 @@ impl Pace {
             arrived: Duration::ZERO,
             kinds: [Sums::default(); 2],
             steps: 0,
-            fit: [0.0; 3],
+            fit: [0.0; PARTS],
             gave_way: false,
         }
     }
@@ -71,15 +79,18 @@ impl Pace {
         self.arrived = now;
     }
 
-    /// A step of these positions, with a part of a prompt among them or not, took so long.
+    /// A step of these positions, with a part of a prompt among them or not, in which so many blocks were copied, took so
+    /// long.
     pub(crate) fn observe<'a>(
         &mut self,
         items: impl Iterator<Item = &'a Range<u32>>,
         has_prompts: bool,
+        copies: u32,
         took: Duration,
     ) {
-        let load = items.fold([1.0, 0.0, 0.0], |load, positions| sum(load, load_of(positions)));
-        if load[1] == 0.0 || self.target_s.is_none() {
+        let whole = [1.0, 0.0, 0.0, f64::from(copies)];
+        let load = items.fold(whole, |load, positions| sum(load, load_of(positions)));
+        if (load[1] == 0.0 && copies == 0) || self.target_s.is_none() {
             return;
         }
         self.kinds[usize::from(has_prompts)].add(load, took.as_secs_f64());
@@ -104,6 +115,7 @@ impl Pace {
                 f64::INFINITY
             },
             planned_s: own_s,
+            copies: 0,
             tokens: false,
             prompts: false,
             // Never twice in a row, so that a long prompt gets its part however many short ones come.
@@ -127,6 +139,8 @@ pub(crate) struct StepPace {
     enough_s: f64,
     /// How long it takes as it is.
     planned_s: f64,
+    /// Blocks copied in it.
+    copies: u32,
     /// Somebody's next token is drawn in it.
     tokens: bool,
     /// A part of a prompt is in it.
@@ -147,7 +161,7 @@ impl StepPace {
     /// Whether to add a position that saves its request a step like this with some probability, and that all of so
     /// many requests wait for. Before steps have been measured, yes.
     pub(crate) fn is_worth(&self, probability: f64, requests: usize) -> bool {
-        let [_, each_s, _] = self.fit;
+        let [_, each_s, ..] = self.fit;
         probability * self.planned_s >= each_s * requests as f64
     }
 
@@ -156,25 +170,50 @@ impl StepPace {
         self.prompts
     }
 
+    /// Whether to copy so many blocks back from the host's memory rather than to compute the positions in them again.
+    /// Before it is measured what that takes, yes; and so without a target, as nothing is measured then.
+    pub(crate) fn is_sooner(&self, blocks: u32, positions: &Range<u32>) -> bool {
+        self.copy_s() * f64::from(blocks) <= self.cost_s(positions)
+    }
+
+    /// So many blocks are copied in the step, in all.
+    pub(crate) fn set_copies(&mut self, copies: u32) {
+        self.planned_s += self.copy_s() * f64::from(copies - self.copies);
+        self.copies = copies;
+    }
+
+    /// How many more blocks the step can bring back for a prompt in time: at least one, so that it advances.
+    pub(crate) fn copy_room(&self) -> u32 {
+        let mut step = *self;
+        step.begin_prompts();
+        let blocks = step.target_s.map(|target_s| (target_s - step.planned_s) / self.copy_s());
+        let blocks = blocks.map_or(u32::MAX, |blocks| (blocks as u32).max(1));
+        if self.copy_s() > 0.0 { blocks } else { COPIES_UNMEASURED_MAX }
+    }
+
     /// Positions of a prompt, which are all that is left of it or not.
     pub(crate) fn add_prompt(&mut self, positions: &Range<u32>, is_rest: bool) {
+        self.begin_prompts();
+        self.planned_s += self.cost_s(positions);
+        self.first_tokens |= is_rest;
+    }
+
+    fn begin_prompts(&mut self) {
         if !self.prompts {
             self.prompts = true;
             // Next tokens alone may take half of the target or more; prompts then get as much time again.
-            let least_s = 2.0 * self.planned_s;
+            let least_s = 2.0 * (self.planned_s - self.copy_s() * f64::from(self.copies));
             let stretch = if self.tokens { 1.0 } else { QUIET_STEP_TARGETS };
             self.target_s =
                 self.target_s.map(|target_s| (stretch * target_s).min(self.enough_s).max(least_s));
         }
-        self.planned_s += self.cost_s(positions);
-        self.first_tokens |= is_rest;
     }
 
     /// How many positions from `start` on the step can still take in time, at most `count`, of `rest` that are left of
     /// the prompt.
     pub(crate) fn room(&self, start: u32, count: u32, rest: u32) -> u32 {
         let mut step = *self;
-        step.add_prompt(&(start..start), false);
+        step.begin_prompts();
         let Some(target_s) = step.target_s else { return count };
         let least = if self.prompts { 0 } else { PROMPT_POSITIONS_MIN.min(count) };
         let room = step.room_within(target_s, start, count).max(least);
@@ -200,20 +239,24 @@ impl StepPace {
     }
 
     fn cost_s(&self, positions: &Range<u32>) -> f64 {
-        let [_, each, looked_back] = self.fit;
-        let [_, positions, attended] = load_of(positions);
+        let [_, each, looked_back, _] = self.fit;
+        let [_, positions, attended, _] = load_of(positions);
         each * positions + looked_back * attended
+    }
+
+    fn copy_s(&self) -> f64 {
+        self.fit[PARTS - 1]
     }
 }
 
 /// The load of one item, without the step's own part.
 fn load_of(positions: &Range<u32>) -> Load {
     let (start, end) = (f64::from(positions.start), f64::from(positions.end));
-    [0.0, end - start, (end * end - start * start) / 2e3]
+    [0.0, end - start, (end * end - start * start) / 2e3, 0.0]
 }
 
 fn sum(one: Load, other: Load) -> Load {
-    [one[0] + other[0], one[1] + other[1], one[2] + other[2]]
+    std::array::from_fn(|part| one[part] + other[part])
 }
 
 impl Sums {
@@ -230,17 +273,19 @@ impl Sums {
 
     fn with(&self, other: &Self) -> Self {
         let row = |index: usize| sum(self.squares[index], other.squares[index]);
-        Self { squares: [row(0), row(1), row(2)], products: sum(self.products, other.products) }
+        Self { squares: std::array::from_fn(row), products: sum(self.products, other.products) }
     }
 }
 
 /// The least squares fit in which no part takes less than no time.
 fn fit(sums: &Sums) -> Load {
     let Sums { squares, products } = sums;
-    let mut best = [0.0; 3];
+    let mut best = [0.0; PARTS];
     let mut best_error = f64::INFINITY;
-    // Every part may be left out: with three there are few ways, and each is a small system.
-    for parts in 1..8_usize {
+    // Every part may be left out: with four there are few ways, and each is a small system. One that never was is.
+    let seen = (0..PARTS).filter(|part| squares[*part][*part] > 0.0);
+    let seen = seen.fold(0, |parts, part| parts | 1 << part);
+    for parts in (1..1 << PARTS).filter(|parts| parts & !seen == 0) {
         let fit = solve(squares, products, |part| parts & (1 << part) != 0);
         if fit.iter().any(|seconds| !seconds.is_finite() || *seconds < 0.0) {
             continue;
@@ -259,22 +304,22 @@ fn fit(sums: &Sums) -> Load {
 }
 
 /// Solves the normal equations of some parts; the others take no time.
-fn solve(squares: &[Load; 3], products: &Load, has: impl Fn(usize) -> bool) -> Load {
-    let mut rows: [[f64; 4]; 3] = [[0.0; 4]; 3];
+fn solve(squares: &[Load; PARTS], products: &Load, has: impl Fn(usize) -> bool) -> Load {
+    let mut rows = [[0.0; PARTS + 1]; PARTS];
     for (index, row) in rows.iter_mut().enumerate() {
         if !has(index) {
             row[index] = 1.0;
             continue;
         }
-        for other in (0..3).filter(|other| has(*other)) {
+        for other in (0..PARTS).filter(|other| has(*other)) {
             row[other] = squares[index][other];
         }
         // A little more than nothing, so that parts that always come together can be told apart somehow.
         row[index] *= 1.0 + 1e-9;
-        row[3] = products[index];
+        row[PARTS] = products[index];
     }
-    for pivot in 0..3 {
-        for below in pivot + 1..3 {
+    for pivot in 0..PARTS {
+        for below in pivot + 1..PARTS {
             let factor = rows[below][pivot] / rows[pivot][pivot];
             let above = rows[pivot];
             for (value, above) in rows[below].iter_mut().zip(above) {
@@ -282,10 +327,10 @@ fn solve(squares: &[Load; 3], products: &Load, has: impl Fn(usize) -> bool) -> L
             }
         }
     }
-    let mut fit = [0.0; 3];
-    for index in (0..3).rev() {
-        let known: f64 = (index + 1..3).map(|other| rows[index][other] * fit[other]).sum();
-        fit[index] = (rows[index][3] - known) / rows[index][index];
+    let mut fit = [0.0; PARTS];
+    for index in (0..PARTS).rev() {
+        let known: f64 = (index + 1..PARTS).map(|other| rows[index][other] * fit[other]).sum();
+        fit[index] = (rows[index][PARTS] - known) / rows[index][index];
     }
     fit
 }
@@ -296,8 +341,20 @@ mod tests {
 
     /// A device with a fixed time a step, a time a position and a time for looking back.
     fn took(items: &[Range<u32>]) -> Duration {
-        let load = items.iter().fold([1.0, 0.0, 0.0], |load, item| sum(load, load_of(item)));
+        let load = items.iter().fold([1.0, 0.0, 0.0, 0.0], |load, item| sum(load, load_of(item)));
         Duration::from_secs_f64(0.02 * load[0] + 0.001 * load[1] + 0.0005 * load[2])
+    }
+
+    /// Steps like those below of a device that takes so long to copy a block.
+    fn measured_with_copies(copy_us: u64) -> Pace {
+        let mut pace = Pace::new(Some(Duration::from_millis(100)));
+        for step in 0..50_u32 {
+            let items = [step * 37 % 900..step * 37 % 900 + step % 60 + 1, 100..101];
+            let copies = step * 7 % 11;
+            let copying = Duration::from_micros(copy_us) * copies;
+            pace.observe(items.iter(), true, copies, took(&items) + copying);
+        }
+        pace
     }
 
     fn measured(target_ms: u64) -> Pace {
@@ -305,7 +362,7 @@ mod tests {
         for step in 0..50_u32 {
             let prompt = step * 37 % 900..step * 37 % 900 + step % 60 + 1;
             let items = [prompt, 100..101, 500 + step..501 + step];
-            pace.observe(items.iter(), true, took(&items));
+            pace.observe(items.iter(), true, 0, took(&items));
         }
         pace
     }
@@ -316,6 +373,31 @@ mod tests {
         for (found, real) in fit.iter().zip([0.02, 0.001, 0.0005]) {
             assert!((found / real - 1.0).abs() < 0.01, "{fit:?}");
         }
+        assert_eq!(fit[3], 0.0, "nothing was copied");
+        let fit = measured_with_copies(400).fit;
+        for (found, real) in fit.iter().zip([0.02, 0.001, 0.0005, 0.0004]) {
+            assert!((found / real - 1.0).abs() < 0.01, "{fit:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_sooner_is_done_and_no_more_than_there_is_time_for() {
+        // Computing the 16 positions of a block takes 16 ms, and what is far behind takes longer.
+        let cheap = measured_with_copies(1000).begin();
+        assert!(cheap.is_sooner(10, &(0..160)));
+        let dear = measured_with_copies(20_000).begin();
+        assert!(!dear.is_sooner(10, &(0..160)));
+        assert!(dear.is_sooner(10, &(2000..2160)), "10 blocks take 200 ms, and the positions 326");
+        assert!(measured(100).begin().is_sooner(10, &(0..160)), "not measured yet");
+        assert_eq!(measured(100).begin().copy_room(), COPIES_UNMEASURED_MAX);
+        let mut step = cheap;
+        step.add_token(0..1);
+        let room = step.copy_room();
+        assert!((75..=79).contains(&room), "100 ms less 21: {room}");
+        step.set_copies(room - 10);
+        assert!((9..=11).contains(&step.copy_room()));
+        step.set_copies(2 * room);
+        assert_eq!(step.copy_room(), 1, "there is always one");
     }
 
     #[test]
@@ -380,7 +462,7 @@ mod tests {
             let chunk = 0..step;
             // Small ones are as good as free.
             let took = Duration::from_millis(step.saturating_sub(5).into());
-            pace.observe(std::iter::once(&chunk), true, took);
+            pace.observe(std::iter::once(&chunk), true, 0, took);
         }
         assert!(pace.fit[0] == 0.0, "{:?}", pace.fit);
         assert!(pace.begin().room(0, 500, 500) > 5 * PROMPT_POSITIONS_MIN);
@@ -410,13 +492,13 @@ mod tests {
         let mut pace = measured(100);
         for step in 0..50_u32 {
             let token = 100 + step..101 + step;
-            pace.observe(std::iter::once(&token), false, took(std::slice::from_ref(&token)));
+            pace.observe(std::iter::once(&token), false, 0, took(std::slice::from_ref(&token)));
         }
         // Chunks all of one size say nothing of it, and if they take longer than they should, much that is wrong.
         for chunk in 0..5000_u32 {
             let chunk = chunk * 16..chunk * 16 + 16;
             let took = took(std::slice::from_ref(&chunk)).mul_f64(1.2);
-            pace.observe(std::iter::once(&chunk), true, took);
+            pace.observe(std::iter::once(&chunk), true, 0, took);
         }
         assert!((0.01..0.03).contains(&pace.fit[0]), "{:?}", pace.fit);
     }
@@ -426,7 +508,7 @@ mod tests {
         assert_eq!(Pace::new(Some(Duration::from_millis(1))).begin().room(0, 500, 500), 500);
         let mut pace = Pace::new(None);
         for _ in 0..50 {
-            pace.observe(std::iter::once(&(0..100)), true, Duration::from_secs(1));
+            pace.observe(std::iter::once(&(0..100)), true, 0, Duration::from_secs(1));
         }
         assert_eq!(pace.begin().room(0, 500, 500), 500);
     }
@@ -436,7 +518,7 @@ mod tests {
         let mut pace = Pace::new(Some(Duration::from_millis(100)));
         for _ in 0..50 {
             let items = [100..101, 100..101];
-            pace.observe(items.iter(), false, took(&items));
+            pace.observe(items.iter(), false, 0, took(&items));
         }
         let mut step = pace.begin();
         step.add_token(100..101);

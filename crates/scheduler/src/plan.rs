@@ -2,10 +2,10 @@
 
 use std::{ops::Range, time::Duration};
 
-use kv::Miss;
+use kv::{Found, Miss};
 use queue::QueueState;
 use types::{
-    RequestId, SlotAdmission, SlotId, StepId, StepPlan, TokenId, WorkItem, planted,
+    CopyDirection, RequestId, SlotAdmission, SlotId, StepId, StepPlan, TokenId, WorkItem, planted,
     planted::Planted,
 };
 
@@ -39,6 +39,8 @@ pub(crate) struct Draft {
     admit: Vec<SlotAdmission>,
     items: Vec<WorkItem>,
     flight: Vec<FlightItem>,
+    /// Requests that the step does no more for than to bring blocks back.
+    restored: Vec<RequestId>,
 }
 
 /// A step under way, as `commit` needs to know it.
@@ -49,6 +51,9 @@ pub(crate) struct Flight {
     /// A part of a prompt is in it.
     pub(crate) has_prompts: bool,
     pub(crate) items: Vec<FlightItem>,
+    pub(crate) restored: Vec<RequestId>,
+    /// Blocks copied.
+    pub(crate) copies: u32,
 }
 
 /// One item of a step under way. The slot may have been emptied since, so the request is named as well.
@@ -88,6 +93,7 @@ impl Scheduler {
             admit: Vec::new(),
             items: Vec::with_capacity(self.slots.len()),
             flight: Vec::with_capacity(self.slots.len()),
+            restored: Vec::new(),
         };
         if !self.flights.is_empty() && passes::is_probation_due(self, &mut draft) {
             return None;
@@ -116,17 +122,28 @@ impl Scheduler {
     }
 
     fn close(&mut self, draft: Draft) -> Option<StepPlan> {
-        let Draft { now, pace, admit, items, flight, .. } = draft;
+        let Draft { now, pace, admit, items, flight, restored, .. } = draft;
         let release = self.slots.take_released();
-        if release.is_empty() && items.is_empty() {
+        let copies = self.kv.take_copies();
+        if release.is_empty() && admit.is_empty() && copies.is_empty() && items.is_empty() {
             return None;
         }
+        let to_host = copies.iter().filter(|copy| copy.direction == CopyDirection::ToHost).count();
+        self.counters.blocks_to_host += to_host as u64;
+        self.counters.blocks_to_device += (copies.len() - to_host) as u64;
         let id = self.next_step;
         self.next_step = StepId(id.0 + 1);
         self.counters.steps += 1;
-        let has_prompts = pace.has_prompts();
-        self.flights.push_back(Flight { id, planned: now, has_prompts, items: flight });
-        Some(StepPlan { id, release, admit, items })
+        let copied = copies.len() as u32;
+        self.flights.push_back(Flight {
+            id,
+            planned: now,
+            has_prompts: pace.has_prompts(),
+            items: flight,
+            restored,
+            copies: copied,
+        });
+        Some(StepPlan { id, release, admit, copies, items })
     }
 
     /// Hands the next `count` positions of a running request to the step, and after the last of its tokens those of a
@@ -162,9 +179,38 @@ impl Scheduler {
         draft.items.push(WorkItem { slot, positions, draft: guess, block_tables, sample });
     }
 
-    /// Hands the next chunk of a running request's prompt to the step, as large as limits, budget and time allow. Says
-    /// whether there was room for any.
+    /// Has what is in the host's memory of a request that has just started brought back, as far as there is time in the
+    /// step. How many positions those are.
+    fn bring_back(&mut self, draft: &mut Draft, slot: SlotId) -> u32 {
+        draft.pace.set_copies(self.kv.copies());
+        let running = self.slots.get_mut(slot).expect("only running requests are scheduled");
+        let Running { sequence, tables, planned, on_host_end, .. } = running;
+        if *on_host_end <= *planned {
+            return 0;
+        }
+        let (before, blocks_max) = (self.kv.copies(), draft.pace.copy_room());
+        let Sequence { key, tokens, .. } = &*sequence;
+        let positions = self.kv.bring_back(tables, key, tokens, *on_host_end, blocks_max);
+        draft.pace.set_copies(self.kv.copies());
+        *planned += positions;
+        if self.kv.copies() - before < blocks_max {
+            // The rest had to make room for others.
+            *on_host_end = *planned;
+        }
+        sequence.account.brought_back(positions, running.is_first);
+        self.counters.host_hit_tokens += u64::from(positions);
+        if running.is_first {
+            sequence.cached_tokens += positions;
+            self.counters.prefix_hit_tokens += u64::from(positions);
+        }
+        running.computed = running.planned;
+        positions
+    }
+
+    /// Hands the next chunk of a running request's prompt to the step, as large as limits, budget and time allow, once
+    /// all that is to come from the host's memory is there. Says whether there was room for any.
     pub(crate) fn schedule_chunk(&mut self, draft: &mut Draft, slot: SlotId) -> bool {
+        let brought_back = self.bring_back(draft, slot);
         let running = self.slots.get(slot).expect("only running requests are scheduled");
         let (start, rest) = (running.planned, running.remaining());
         // One on probation is alone in its step.
@@ -172,7 +218,8 @@ impl Scheduler {
             Some(_) => rest.min(draft.tokens_left),
             None => self.chunk(draft, start, rest),
         };
-        if count == 0 {
+        if count == 0 || running.on_host_end > start {
+            draft.restored.extend((brought_back > 0).then_some(running.ticket.id));
             return false;
         }
         self.schedule(draft, slot, count, Vec::new());
@@ -187,17 +234,22 @@ impl Scheduler {
     }
 
     /// Gives a waiting request a slot, the blocks of all its tokens, those that are cached among them, and its first
-    /// positions in the step. The caller saw that there are a slot and blocks; where there is no time left in the step,
-    /// or no blocks after all since hashes collide, nothing changes. Says whether it started.
+    /// positions in the step, if copies leave time for any. What is in the host's memory is brought back from there if
+    /// that is sooner than to compute it again. The caller saw that there are a slot and blocks; where there is no time
+    /// left in the step, or no blocks after all since hashes collide, nothing changes. Says whether it started.
     pub(crate) fn start(&mut self, draft: &mut Draft, id: RequestId) -> bool {
         let (_, sequence) = self.queue.get(id).expect("the caller saw it wait");
         let mut tables = self.kv.tables();
         let Sequence { key, tokens, .. } = sequence;
-        let computed = self.kv.take(&mut tables, key, tokens, sequence.skippable());
+        let found = self.kv.take(&mut tables, key, tokens, sequence.skippable());
+        let computed = found.positions;
+        let on_host = computed..computed + found.on_host;
+        let is_sooner = draft.pace.is_sooner(self.kv.blocks_of(found.on_host), &on_host);
         let has_time = sequence.probation.is_some()
             || self.chunk(draft, computed, sequence.len() - computed) > 0;
         // Asked before blocks are taken, which may put out what was there.
-        let prefix = sequence.started.is_none().then(|| self.prefix_use(sequence, computed));
+        let is_first = sequence.started.is_none();
+        let prefix = is_first.then(|| self.prefix_use(sequence, found, is_sooner));
         if !has_time || self.kv.grow(&mut tables, sequence.len()).is_err() {
             draft.stopped = has_time.then_some(Cause::Blocks);
             self.kv.release(tables);
@@ -208,7 +260,7 @@ impl Scheduler {
         if let Some(prefix) = prefix {
             sequence.account.found(prefix);
         }
-        if sequence.started.is_none() {
+        if is_first {
             sequence.started = Some(draft.now);
             sequence.cached_tokens = computed;
             draft.served += 1;
@@ -227,23 +279,28 @@ impl Scheduler {
             planned: computed,
             drawing: 0,
             drafted: 0,
+            on_host_end: if is_sooner { on_host.end } else { computed },
+            is_first,
         };
         let slot = self.slots.insert(running).expect("the caller saw a free slot");
         draft.admit.extend(self.slots.get(slot).map(|running| running.admission(slot)));
-        let has_positions = self.schedule_chunk(draft, slot);
-        assert!(has_positions, "there was time for some");
+        self.schedule_chunk(draft, slot);
         true
     }
 
-    /// What a request that starts found of itself, and why not more.
-    fn prefix_use(&self, sequence: &Sequence, hit_tokens: u32) -> PrefixUse {
+    /// What a request that starts found of itself, and why not more. What is brought back from the host's memory is
+    /// counted when it is.
+    fn prefix_use(&self, sequence: &Sequence, found: Found, is_sooner: bool) -> PrefixUse {
         let unwanted = sequence.skippable() + 1 < sequence.len();
         let miss = if unwanted {
             Some(Miss::Unwanted)
+        } else if found.on_host > 0 && !is_sooner {
+            Some(Miss::HostSlower)
         } else {
+            let hit_tokens = found.positions + found.on_host;
             self.kv.miss(&sequence.key, hit_tokens, sequence.skippable())
         };
-        PrefixUse { hit_tokens, miss }
+        PrefixUse { hit_tokens: found.positions, host_tokens: 0, miss }
     }
 
     /// What a running request that is about to draw may say after that, and the blocks for it: at most `tokens_max`

@@ -1,7 +1,8 @@
 //! Taking room from running requests.
 //!
-//! By computing again later: the blocks are freed, and the request returns to its place in the queue with its tokens.
-//! Those of its blocks that others do not need meanwhile it finds again. A token that a step under way is drawing for
+//! The blocks are freed, and the request returns to its place in the queue with its tokens. Those of its blocks that
+//! others do not need meanwhile it finds again; what had to make room is brought back from the host's memory if it is
+//! there and that is sooner, and computed again if not. A token that a step under way is drawing for
 //! it reaches it there, so nothing is drawn twice.
 
 use std::{collections::BTreeMap, time::Duration};

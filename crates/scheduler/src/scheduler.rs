@@ -53,6 +53,12 @@ pub struct Counters {
     pub prefix_queried_tokens: u64,
     /// Of those, the ones that were cached.
     pub prefix_hit_tokens: u64,
+    /// Positions brought back from the host's memory, for requests that started and those that started again.
+    pub host_hit_tokens: u64,
+    /// Blocks copied to the host's memory.
+    pub blocks_to_host: u64,
+    /// Blocks copied back from there.
+    pub blocks_to_device: u64,
     /// Tokens guessed.
     pub drafted_tokens: u64,
     /// Of those, the ones that were right.
@@ -208,6 +214,11 @@ impl Scheduler {
     /// KV blocks in use and in all, over all cache groups.
     pub fn kv_blocks(&self) -> (u64, u64) {
         (self.kv.blocks_used(), self.kv.blocks_total())
+    }
+
+    /// Blocks whose contents are in the host's memory and as many as can be, over all cache groups.
+    pub fn host_blocks(&self) -> (u64, u64) {
+        self.kv.host_blocks()
     }
 
     /// Counts since the start.

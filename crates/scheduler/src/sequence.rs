@@ -122,6 +122,11 @@ pub(crate) struct Running {
     pub(crate) drawing: u32,
     /// Positions of a draft under way, beyond `planned`.
     pub(crate) drafted: u32,
+    /// Up to here its positions are brought back from the host's memory, if they stay there; not beyond `planned` once
+    /// anything is computed.
+    pub(crate) on_host_end: u32,
+    /// It has this slot for the first time.
+    pub(crate) is_first: bool,
 }
 
 impl Running {

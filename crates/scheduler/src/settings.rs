@@ -31,7 +31,8 @@ pub struct Settings {
     /// The shares of tenants under the fair policy; 1 where nothing is said.
     pub tenant_weights: BTreeMap<Arc<str>, u32>,
     /// How long a step may take while requests wait for their next tokens: prompts get what is left of it. Without, a
-    /// step is as large as the limits above allow.
+    /// step is as large as the limits above allow, nothing is measured, and what is in the host's memory is always
+    /// brought back.
     pub token_latency_target: Option<Duration>,
     /// Most tokens guessed at once of what a request says next, from its own prompt and answer; 0 guesses none. Only
     /// where the executor takes drafts, and one step at a time.

@@ -3,11 +3,11 @@
 //! The token drawn after a sequence is a hash of the sequence, the seed and the position, and the sequence is read back
 //! from a KV cache by the plan's own block tables: a plan that mixes up blocks gives other tokens or an assertion.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use types::{
-    ExecutorInfo, Fault, FinishReason, SampledToken, SamplingParams, SlotAdmission, SlotId,
-    StepOutcome, StepPlan, TokenId, TokenLogprobs, WorkItem,
+    BlockCopy, CacheGroup, CopyDirection, ExecutorInfo, Fault, FinishReason, SampledToken,
+    SamplingParams, SlotAdmission, SlotId, StepOutcome, StepPlan, TokenId, TokenLogprobs, WorkItem,
 };
 
 /// A model whose output is known without running it: see [`expected_output`].
@@ -19,6 +19,8 @@ pub struct FakeModel {
     slots: BTreeMap<SlotId, FakeSlot>,
     /// For each group, block and offset, the hash of all tokens up to that position.
     cache: Vec<Vec<Vec<u64>>>,
+    /// The same for each group and slot in the host's memory.
+    host: Vec<Vec<Vec<u64>>>,
 }
 
 #[derive(Debug)]
@@ -39,12 +41,13 @@ impl FakeSlot {
 impl FakeModel {
     /// A model with these limits.
     pub fn new(info: ExecutorInfo) -> Self {
-        let cache = info
-            .cache_groups
-            .iter()
-            .map(|group| vec![vec![0; group.block_tokens as usize]; group.blocks as usize])
-            .collect();
-        Self { info, failing_token: None, slots: BTreeMap::new(), cache }
+        let groups = info.cache_groups.iter();
+        let room = |group: &CacheGroup, blocks: u32| {
+            vec![vec![0; group.block_tokens as usize]; blocks as usize]
+        };
+        let cache = groups.clone().map(|group| room(group, group.blocks)).collect();
+        let host = groups.map(|group| room(group, group.host_blocks)).collect();
+        Self { info, failing_token: None, slots: BTreeMap::new(), cache, host }
     }
 
     /// The same model, in which every request fails alone that has this token in its prompt.
@@ -86,6 +89,7 @@ impl FakeModel {
                 .insert(slot, FakeSlot { admission, tokens, computed: None, failed: false });
             assert!(taken.is_none(), "{plan}: {slot} is in use");
         }
+        self.copy(plan);
         assert!(plan.token_count() <= self.info.step_tokens_max as usize, "{plan}: over budget");
         let mut outcome = StepOutcome {
             id: plan.id,
@@ -99,6 +103,27 @@ impl FakeModel {
             self.run_item(plan, item, &mut outcome);
         }
         outcome
+    }
+
+    /// Copies of one group and direction that stand side by side are done at once: none may depend on another.
+    fn copy(&mut self, plan: &StepPlan) {
+        let is_at_once = |one: &BlockCopy, other: &BlockCopy| {
+            (one.group, one.direction) == (other.group, other.direction)
+        };
+        for copies in plan.copies.chunk_by(is_at_once) {
+            let mut written = BTreeSet::new();
+            for &BlockCopy { group, direction, block, slot } in copies {
+                let [block, slot] = [block.0, slot.0].map(|place| place as usize);
+                let (cache, host) =
+                    (&mut self.cache[group as usize], &mut self.host[group as usize]);
+                let (from, to, place) = match direction {
+                    CopyDirection::ToHost => (&mut cache[block], &mut host[slot], slot),
+                    CopyDirection::ToDevice => (&mut host[slot], &mut cache[block], block),
+                };
+                assert!(written.insert(place), "{plan}: copies to one place at once");
+                to.clone_from(from);
+            }
+        }
     }
 
     fn run_item(&mut self, plan: &StepPlan, item: &WorkItem, outcome: &mut StepOutcome) {

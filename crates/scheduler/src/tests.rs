@@ -3,6 +3,7 @@
 mod accounts;
 mod driver;
 mod guesses;
+mod host;
 mod overlap;
 mod prefixes;
 mod properties;

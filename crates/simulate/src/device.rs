@@ -32,6 +32,8 @@ pub struct Device {
     pub prompt_look_back_us: f64,
     /// The same, for a next token: each reads the keys and values for itself.
     pub token_look_back_us: f64,
+    /// Copying a block to the host's memory or back.
+    pub copy_us: f64,
     /// How long a step may take while tokens are waited for.
     pub token_latency_target: Duration,
     /// Most positions of a step.
@@ -111,6 +113,7 @@ impl Device {
             token_us: time(&table, "token_us")?,
             prompt_look_back_us: time(&table, "prompt_look_back_us")?,
             token_look_back_us: time(&table, "token_look_back_us")?,
+            copy_us: if table.contains_key("copy_us") { time(&table, "copy_us")? } else { 0.0 },
             token_latency_target: Duration::from_millis(target_ms.into()),
             step_tokens_max: count(&table, "step_tokens_max")?,
             prefill_chunk_max: count(&table, "prefill_chunk_max")?,
@@ -133,6 +136,13 @@ impl Device {
                 .map(|table| measurement(table?))
                 .collect::<Result<_, _>>()?,
         })
+    }
+
+    /// The same device, with room for so many blocks' contents in the host's memory.
+    #[must_use]
+    pub fn with_host_blocks(mut self, host_blocks: u32) -> Self {
+        self.info.cache_groups[0].host_blocks = host_blocks;
+        self
     }
 
     /// The settings that the server would have by default.
@@ -165,10 +175,12 @@ impl Device {
     pub(crate) fn step<'a>(
         &self,
         items: impl Iterator<Item = &'a Range<u32>>,
+        copies: usize,
         random: &mut Random,
     ) -> Duration {
         let noise = 0.96 + 0.08 * random.unit();
-        Duration::from_secs_f64(self.step_us(items) * noise / 1e6)
+        let copying_us = self.copy_us * copies as f64;
+        Duration::from_secs_f64((self.step_us(items) + copying_us) * noise / 1e6)
     }
 
     /// What a measured load takes according to the model, in milliseconds.
@@ -188,7 +200,7 @@ impl Device {
     }
 }
 
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "name",
     "description",
     "fitted_to",
@@ -197,6 +209,7 @@ const KEYS: [&str; 17] = [
     "token_us",
     "prompt_look_back_us",
     "token_look_back_us",
+    "copy_us",
     "token_latency_target_ms",
     "step_tokens_max",
     "prefill_chunk_max",

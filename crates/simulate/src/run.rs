@@ -73,6 +73,8 @@ pub struct Measured {
     pub steps: u64,
     /// Requests preempted.
     pub preemptions: u64,
+    /// Positions that were brought back from the host's memory.
+    pub host_hit_tokens: u64,
     /// The part of all KV blocks that was in use while steps ran, on average and at most.
     pub kv_used: [f64; 2],
 }
@@ -225,7 +227,7 @@ impl Replica {
     fn plan(&mut self, device: &Device, now: Duration) {
         while let Some(plan) = self.scheduler.plan(now) {
             let positions = plan.items.iter().map(|item| &item.positions);
-            let took = device.step(positions, &mut self.random);
+            let took = device.step(positions, plan.copies.len(), &mut self.random);
             self.device_free = self.device_free.max(now) + took;
             let (used, total) = self.scheduler.kv_blocks();
             let part = used as f64 / total.max(1) as f64;
@@ -300,6 +302,7 @@ pub fn run(
         }
     }
     let (mut end, mut steps, mut preemptions) = (Duration::ZERO, 0, 0);
+    let mut host_hit_tokens = 0;
     let mut kv = [0.0; 3];
     for mut replica in fleet {
         replica.advance(device, Duration::MAX, &mut served)?;
@@ -308,11 +311,13 @@ pub fn run(
         end = end.max(replica.end);
         steps += counters.steps;
         preemptions += counters.preemptions;
+        host_hit_tokens += counters.host_hit_tokens;
         let [seconds, parts, most] = replica.kv;
         kv = [kv[0] + seconds, kv[1] + parts, kv[2].max(most)];
     }
     let kv_used = [kv[1] / kv[0].max(1e-9), kv[2]];
-    Ok(Measured { served, end_s: end.as_secs_f64(), steps, preemptions, kv_used })
+    let end_s = end.as_secs_f64();
+    Ok(Measured { served, end_s, steps, preemptions, host_hit_tokens, kv_used })
 }
 
 fn request(index: usize, job: &Job) -> Request {

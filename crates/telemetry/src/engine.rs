@@ -100,6 +100,31 @@ const KV_USAGE: Name = Name(
 );
 const KV_BLOCKS: Name =
     Name("brigade_kv_cache_blocks", None, "KV blocks in the pool, over all cache groups");
+const HOST_USAGE: Name = Name(
+    "brigade_kv_cache_host_usage_ratio",
+    Some("vllm:cpu_cache_usage_perc"),
+    "Share of the host's memory for KV blocks in use, from 0 to 1",
+);
+const HOST_BLOCKS: Name = Name(
+    "brigade_kv_cache_host_blocks",
+    None,
+    "KV blocks that the host's memory can hold besides the pool, over all cache groups",
+);
+const TO_HOST: Name = Name(
+    "brigade_kv_cache_blocks_to_host",
+    None,
+    "KV blocks copied to the host's memory, as they made room",
+);
+const TO_DEVICE: Name = Name(
+    "brigade_kv_cache_blocks_from_host",
+    None,
+    "KV blocks copied back from the host's memory, as they were found",
+);
+const HOST_HITS: Name = Name(
+    "brigade_kv_cache_host_hits",
+    None,
+    "Tokens brought back from the host's memory, of requests that started and of those that were preempted",
+);
 const PROMPT_TOKENS: Name = Name(
     "brigade_prompt_tokens",
     Some("vllm:prompt_tokens"),
@@ -198,6 +223,11 @@ pub(crate) struct EngineFamilies {
     waiting: Family<Model, Gauge>,
     kv_usage: Family<Model, Ratio>,
     kv_blocks: Family<Model, Gauge>,
+    host_usage: Family<Model, Ratio>,
+    host_blocks: Family<Model, Gauge>,
+    to_host: Family<Model, Counter>,
+    to_device: Family<Model, Counter>,
+    host_hits: Family<Model, Counter>,
     prompt_tokens: Family<Model, Counter>,
     generation_tokens: Family<Model, Counter>,
     preemptions: Family<Model, Counter>,
@@ -226,6 +256,11 @@ impl Default for EngineFamilies {
             waiting: Family::default(),
             kv_usage: Family::default(),
             kv_blocks: Family::default(),
+            host_usage: Family::default(),
+            host_blocks: Family::default(),
+            to_host: Family::default(),
+            to_device: Family::default(),
+            host_hits: Family::default(),
             prompt_tokens: Family::default(),
             generation_tokens: Family::default(),
             preemptions: Family::default(),
@@ -254,6 +289,11 @@ impl EngineFamilies {
         show(registry, WAITING, &self.waiting);
         show(registry, KV_USAGE, &self.kv_usage);
         show(registry, KV_BLOCKS, &self.kv_blocks);
+        show(registry, HOST_USAGE, &self.host_usage);
+        show(registry, HOST_BLOCKS, &self.host_blocks);
+        show(registry, TO_HOST, &self.to_host);
+        show(registry, TO_DEVICE, &self.to_device);
+        show(registry, HOST_HITS, &self.host_hits);
         show(registry, PROMPT_TOKENS, &self.prompt_tokens);
         show(registry, GENERATION_TOKENS, &self.generation_tokens);
         show(registry, PREEMPTIONS, &self.preemptions);
@@ -291,6 +331,11 @@ impl EngineFamilies {
             waiting: self.waiting.get_or_create_owned(&model),
             kv_usage: self.kv_usage.get_or_create_owned(&model),
             kv_blocks: self.kv_blocks.get_or_create_owned(&model),
+            host_usage: self.host_usage.get_or_create_owned(&model),
+            host_blocks: self.host_blocks.get_or_create_owned(&model),
+            to_host: self.to_host.get_or_create_owned(&model),
+            to_device: self.to_device.get_or_create_owned(&model),
+            host_hits: self.host_hits.get_or_create_owned(&model),
             prompt_tokens: self.prompt_tokens.get_or_create_owned(&model),
             generation_tokens: self.generation_tokens.get_or_create_owned(&model),
             preemptions: self.preemptions.get_or_create_owned(&model),
@@ -336,6 +381,11 @@ pub struct EngineMetrics {
     waiting: Gauge,
     kv_usage: Ratio,
     kv_blocks: Gauge,
+    host_usage: Ratio,
+    host_blocks: Gauge,
+    to_host: Counter,
+    to_device: Counter,
+    host_hits: Counter,
     prompt_tokens: Counter,
     generation_tokens: Counter,
     preemptions: Counter,
@@ -377,6 +427,19 @@ impl EngineMetrics {
     pub fn set_kv_blocks(&self, used: u64, total: u64) {
         self.kv_usage.set(if total == 0 { 0.0 } else { used as f64 / total as f64 });
         self.kv_blocks.set(total.try_into().unwrap_or(i64::MAX));
+    }
+
+    /// How many blocks' contents are in the host's memory now, and how many can be.
+    pub fn set_host_blocks(&self, used: u64, total: u64) {
+        self.host_usage.set(if total == 0 { 0.0 } else { used as f64 / total as f64 });
+        self.host_blocks.set(total.try_into().unwrap_or(i64::MAX));
+    }
+
+    /// Blocks were copied to the host's memory and back from there, and so `tokens` were found.
+    pub fn copied(&self, to_host: u64, to_device: u64, tokens: u64) {
+        self.to_host.inc_by(to_host);
+        self.to_device.inc_by(to_device);
+        self.host_hits.inc_by(tokens);
     }
 
     /// A step of `tokens` positions is done.

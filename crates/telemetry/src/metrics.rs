@@ -61,6 +61,8 @@ mod tests {
         let engine = metrics.engine("smol\"lm");
         engine.set_requests(3, 5);
         engine.set_kv_blocks(25, 100);
+        engine.set_host_blocks(50, 200);
+        engine.copied(7, 3, 48);
         engine.first_token(Duration::from_millis(70), 12);
         engine.next_token(Duration::from_millis(20));
         engine.ended(Ending::Length, Duration::from_secs(1));
@@ -71,6 +73,11 @@ mod tests {
             r#"vllm:num_requests_running{model_name="smol\"lm"} 3"#,
             r#"vllm:num_requests_waiting{model_name="smol\"lm"} 5"#,
             r#"vllm:kv_cache_usage_perc{model_name="smol\"lm"} 0.25"#,
+            r#"brigade_kv_cache_host_usage_ratio{model_name="smol\"lm"} 0.25"#,
+            r#"brigade_kv_cache_host_blocks{model_name="smol\"lm"} 200"#,
+            r#"brigade_kv_cache_blocks_to_host_total{model_name="smol\"lm"} 7"#,
+            r#"brigade_kv_cache_blocks_from_host_total{model_name="smol\"lm"} 3"#,
+            r#"brigade_kv_cache_host_hits_total{model_name="smol\"lm"} 48"#,
             r#"vllm:prompt_tokens_total{model_name="smol\"lm"} 12"#,
             r#"brigade_generation_tokens_total{model_name="smol\"lm"} 2"#,
             r#"vllm:generation_tokens_total{model_name="smol\"lm"} 2"#,

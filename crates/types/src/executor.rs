@@ -13,9 +13,9 @@ use crate::{Fault, StepOutcome, StepPlan};
 /// Where [`ExecutorInfo::steps_in_flight_max`] is 2, a plan may be submitted while the one before it still runs. What
 /// the executor has to see to:
 ///
-/// - **In order.** Plans take effect as if each began when the one before had ended: releases, admissions, writes to KV
-///   blocks and draws. So a later plan may give a slot or a block to another request although the plan under way still
-///   uses it for the one before.
+/// - **In order.** Plans take effect as if each began when the one before had ended: releases, admissions, copies,
+///   writes to KV blocks and draws. So a later plan may give a slot or a block to another request although the plan
+///   under way still uses it for the one before.
 /// - **Tokens that only the executor knows.** The last position of an item may be the one of the token that the plan
 ///   before it draws for the same slot. The executor takes it from there; nobody tells it.
 /// - **Items in vain.** The engine sees only in a plan's outcome that a request has come to its end, by a stop token or
@@ -66,12 +66,15 @@ pub struct CacheGroup {
     /// How many blocks may come into use so that cached ones are kept; more only if requests hold all of these. All
     /// blocks, unless their memory is taken from the system as they are first used.
     pub blocks_kept: u32,
+    /// Blocks' contents that the host's memory holds besides, for blocks that had to make room: slots `0..host_blocks`.
+    /// 0 where there is no such tier.
+    pub host_blocks: u32,
 }
 
 impl CacheGroup {
-    /// A group whose blocks may all be kept.
+    /// A group whose blocks may all be kept, without a tier in the host's memory.
     pub fn new(blocks: u32, block_tokens: u32) -> Self {
-        Self { blocks, block_tokens, blocks_kept: blocks }
+        Self { blocks, block_tokens, blocks_kept: blocks, host_blocks: 0 }
     }
 }
 
@@ -82,6 +85,8 @@ pub struct MemoryReport {
     pub weights_bytes: u64,
     /// The KV pool.
     pub kv_bytes: u64,
+    /// Contents of blocks in the host's memory.
+    pub host_kv_bytes: u64,
     /// Activations, logits and scratch.
     pub workspace_bytes: u64,
 }

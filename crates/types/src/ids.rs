@@ -29,5 +29,8 @@ id!(
     /// One block of KV cache within one cache group.
     BlockId(u32), "b");
 id!(
+    /// One place for a block's content in the host's memory, within one cache group.
+    HostSlot(u32), "h");
+id!(
     /// One step of the engine, counted from zero.
     StepId(u64), "step ");

@@ -16,7 +16,9 @@ mod step;
 pub use data_type::DataType;
 pub use executor::{CacheGroup, Executor, ExecutorInfo, MemoryReport};
 pub use fault::{Fault, FaultKind};
-pub use ids::{BlockId, RequestId, SlotId, StepId, TokenId};
+pub use ids::{BlockId, HostSlot, RequestId, SlotId, StepId, TokenId};
 pub use request::{FinishReason, Request, RequestEvent, Service, Usage};
 pub use sampling::{SamplingParams, TokenLogprobs};
-pub use step::{SampledToken, SlotAdmission, StepOutcome, StepPlan, WorkItem};
+pub use step::{
+    BlockCopy, CopyDirection, SampledToken, SlotAdmission, StepOutcome, StepPlan, WorkItem,
+};

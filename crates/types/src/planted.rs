@@ -12,6 +12,8 @@ pub enum Planted {
     UncountedHolder,
     StaleCache,
     IgnoredSalt,
+    ForgottenCopy,
+    WrongHostSlot,
     OverfullQueue,
     ExceededBudget,
     LostToken,
@@ -24,12 +26,14 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::LeakedBlock,
         Self::BlockFreedTwice,
         Self::UncountedHolder,
         Self::StaleCache,
         Self::IgnoredSalt,
+        Self::ForgottenCopy,
+        Self::WrongHostSlot,
         Self::OverfullQueue,
         Self::ExceededBudget,
         Self::LostToken,

@@ -2,12 +2,12 @@
 
 use std::{fmt, ops::Range, sync::Arc};
 
-use crate::{BlockId, Fault, SamplingParams, SlotId, StepId, TokenId, TokenLogprobs};
+use crate::{BlockId, Fault, HostSlot, SamplingParams, SlotId, StepId, TokenId, TokenLogprobs};
 
 /// An immutable order for one step. There is no prefill and no decode: each item computes a range of positions.
 ///
-/// The executor applies it in this order: `release`, `admit`, then all `items` as one batch; and after all plans that
-/// were submitted before (see [`Executor`](crate::Executor)).
+/// The executor applies it in this order: `release`, `admit`, `copies`, then all `items` as one batch; and after all
+/// plans that were submitted before (see [`Executor`](crate::Executor)).
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepPlan {
     /// Which step this is.
@@ -16,8 +16,33 @@ pub struct StepPlan {
     pub release: Vec<SlotId>,
     /// Requests that get a slot, told whole; from here on the plan refers to them by slot.
     pub admit: Vec<SlotAdmission>,
-    /// The work, at most one item a slot. None in a plan that only releases; its outcome is empty.
+    /// Contents of blocks that move to the host's memory or come back, in this order. Those of one group and direction
+    /// that stand side by side write to different places, so they may be done at once.
+    pub copies: Vec<BlockCopy>,
+    /// The work, at most one item a slot. None in a plan that only releases or copies; its outcome is empty.
     pub items: Vec<WorkItem>,
+}
+
+/// A block's content that is copied, all layers of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockCopy {
+    /// The cache group of both.
+    pub group: u32,
+    /// Which way.
+    pub direction: CopyDirection,
+    /// The block of the pool.
+    pub block: BlockId,
+    /// The place in the host's memory.
+    pub slot: HostSlot,
+}
+
+/// Which way a block's content is copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyDirection {
+    /// From the pool to the host's memory.
+    ToHost,
+    /// From the host's memory to the pool.
+    ToDevice,
 }
 
 /// A request that starts, or starts again after preemption.
@@ -96,8 +121,8 @@ impl StepPlan {
 }
 
 impl fmt::Display for StepPlan {
-    /// One line, for logs and replays: `step 7: -s2 +s3[14] s0@91..95?3* s3@0..14*`; `*` marks a draw, `?` a
-    /// draft's length.
+    /// One line, for logs and replays: `step 7: -s2 +s3[14] b5>h0 b5<h7 s0@91..95?3* s3@0..14*`; `*` marks a draw, `?`
+    /// a draft's length, `>` a copy to the host and `<` one back.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.id)?;
         for slot in &self.release {
@@ -105,6 +130,10 @@ impl fmt::Display for StepPlan {
         }
         for admission in &self.admit {
             write!(f, " +{}[{}]", admission.slot, admission.tokens.len())?;
+        }
+        for BlockCopy { direction, block, slot, .. } in &self.copies {
+            let arrow = if *direction == CopyDirection::ToHost { '>' } else { '<' };
+            write!(f, " {block}{arrow}{slot}")?;
         }
         for item in &self.items {
             write!(f, " {}@{}..{}", item.slot, item.positions.start, item.positions.end)?;

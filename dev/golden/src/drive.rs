@@ -115,6 +115,7 @@ pub fn run(
             id: StepId(step),
             release: std::mem::take(&mut release),
             admit: std::mem::take(&mut admit),
+            copies: Vec::new(),
             items,
         };
         runner.submit(plan).expect("the runner takes the plan");
@@ -142,6 +143,7 @@ pub fn run(
             id: StepId(u64::MAX),
             release: running.iter().map(|request| request.slot).collect(),
             admit: Vec::new(),
+            copies: Vec::new(),
             items: Vec::new(),
         })
         .and_then(|()| runner.wait())

@@ -96,6 +96,7 @@ pub fn runner(cpu: &Arc<Cpu>, model: &Arc<Model>, slots: u32, kv_format: KvForma
         context_max: Some(512.min(model.spec.context_max as u32)),
         kv_budget: KvBudget::Bytes(u64::MAX),
         prefix_cache_bytes: None,
+        host_cache_bytes: 0,
         kv_format,
     };
     CpuRunner::new(Arc::clone(cpu), Arc::clone(model), &options).expect("the limits are sound")

@@ -1,5 +1,6 @@
 //! `cargo run --release -p sim -- table`: workloads under each policy, beside first-come with a fixed chunk.
 //! `cargo run --release -p sim -- waits`: the waits that are predicted beside those that come.
+//! `cargo run --release -p sim -- host`: conversations on a device with few blocks, with and without a host tier.
 //! `cargo run --release -p sim -- day`: a day of simulated time, and what the process holds in memory after each hour.
 //! `cargo run --release -p sim -- soak SEEDS STEPS`: so many seeds of so many steps each, with all checks.
 
@@ -7,7 +8,7 @@ use std::process::ExitCode;
 
 use scheduler::Settings;
 use sim::{
-    day,
+    day, host,
     soak::{self, Action, Script},
     waits::{self, Arrivals},
     workload::{Workload, load_of},
@@ -19,7 +20,7 @@ use simulate::{
     run::Fleet,
 };
 
-const USAGE: &str = "usage: sim table | sim waits | sim day | sim soak SEEDS STEPS";
+const USAGE: &str = "usage: sim table | sim waits | sim host | sim day | sim soak SEEDS STEPS";
 const DURATION_S: f64 = 120.0;
 
 fn main() -> ExitCode {
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     match arguments[..] {
         ["table"] => table(),
         ["waits"] => waits_table(),
+        ["host"] => host_table(),
         ["day"] => run_day(),
         ["soak", seeds, steps] => match (seeds.parse(), steps.parse()) {
             (Ok(seeds), Ok(steps)) => return run_soak(seeds, steps),
@@ -91,6 +93,36 @@ fn table() {
                     let report = Report::of(&measured, only, targets);
                     println!("| {workload_name} | {policy_name} | {class} | {}", report.row());
                 }
+            }
+        }
+    }
+}
+
+fn host_table() {
+    println!(
+        "| device | blocks, and in the host's memory | turns | TTFT p50, p99 ms | cached | tokens brought back | preempted | tokens/s |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
+    );
+    for name in Device::names() {
+        let device = Device::named(name).expect("it is built in");
+        for times in host::SIZES {
+            let jobs = host::jobs(&device, DURATION_S, 1);
+            let device = host::device(&device, times);
+            let group = &device.info.cache_groups[0];
+            let measured =
+                run(&device, unbounded(&device), jobs, Fleet::ONE, 1).expect("it can run");
+            for class in ["first", "later"] {
+                let targets = Targets { first_token_ms: 500.0, token_ms: 30.0 };
+                let report = Report::of(&measured, Some(class), targets);
+                let [median_ms, most_ms] = report.first_token_ms;
+                println!(
+                    "| {name} | {}, {} | {class} | {median_ms:.0}, {most_ms:.0} | {:.0} % | {} | {} | {:.0} |",
+                    group.blocks,
+                    group.host_blocks,
+                    100.0 * report.cached,
+                    measured.host_hit_tokens,
+                    measured.preemptions,
+                    report.output_tokens_s,
+                );
             }
         }
     }

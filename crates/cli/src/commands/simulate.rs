@@ -52,6 +52,7 @@ pub(super) fn command() -> Command {
                 "A device: cpu, h200, or a file such as those in crates/simulate/devices of the sources",
             ),
         )
+        .arg(counts("host-blocks", "0", "Blocks that the host's memory holds besides the device's"))
         .arg(
             Arg::new("policy")
                 .long("policy")
@@ -87,6 +88,7 @@ pub(crate) fn run_command(matches: &ArgMatches) -> Result<()> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     let jobs = trace::read(&text).with_context(|| path.display().to_string())?;
     let device = device(matches.get_one::<String>("device").expect("it has a default"))?;
+    let device = device.with_host_blocks(u32::try_from(count(matches, "host-blocks"))?);
     let policies = policies(matches, &device)?;
     let fleet = Fleet {
         replicas: usize::try_from(count(matches, "replicas").max(1))?,

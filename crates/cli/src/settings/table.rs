@@ -265,6 +265,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "On a CPU: the KV cache grows in memory up to this size before something cached is dropped, and beyond it only as running requests need it. By default twice the weights.",
     ),
     setting(
+        "engine.host_cache_bytes",
+        "",
+        Kind::Bytes,
+        "Memory of the host for blocks that made room in the KV cache: found again, they are copied back if that is sooner than to compute them. 0 turns it off. By default 0 on a CPU, and on a GPU a quarter of what is free, at most 8 GiB, which is pinned.",
+    ),
+    setting(
         "engine.journal",
         "",
         Kind::Text,

@@ -18,6 +18,7 @@ macro_rules! arguments {
 }
 
 pub mod attention;
+mod copy;
 mod fill;
 mod peak;
 pub mod products;
@@ -27,6 +28,7 @@ mod sampling;
 use std::sync::Arc;
 
 use attention::AttentionKernels;
+pub use copy::{BlockCopies, CopyKernel};
 pub use fill::FillKernel;
 pub use peak::PeakKernel;
 use products::{DequantizeKernels, FewRowsKernels, TiledKernels};
@@ -81,6 +83,8 @@ pub struct Kernels {
     pub dequantize: DequantizeKernels,
     /// Drawing tokens.
     pub sample: SampleKernels,
+    /// Blocks of the KV cache to the host and back.
+    pub copy: CopyKernel,
     /// Random weights.
     pub fill: FillKernel,
     /// Reading at best.
@@ -95,6 +99,7 @@ pub fn units(options: &KernelOptions) -> Vec<Unit> {
     units.extend(products::tiled::units(options));
     units.extend(products::quantized::units(&options.layouts));
     units.extend(sampling::units());
+    units.push(copy::unit());
     units.push(fill::unit());
     units.push(peak::unit());
     units
@@ -118,6 +123,7 @@ impl Kernels {
             tiled: TiledKernels::new(gpu, options, &mut next)?,
             dequantize: DequantizeKernels::new(&options.layouts, &mut next)?,
             sample: SampleKernels::new(&mut next)?,
+            copy: CopyKernel::new(&mut next)?,
             fill: FillKernel::new(gpu, &mut next)?,
             peak: PeakKernel::new(gpu, &mut next)?,
         })

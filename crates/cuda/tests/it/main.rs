@@ -4,6 +4,7 @@
 
 mod attention;
 mod compile;
+mod copy;
 mod faults;
 mod few_rows;
 mod matmul;

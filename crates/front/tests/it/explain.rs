@@ -9,13 +9,17 @@ use super::support::{House, HouseOptions, chat_body};
 /// Checks the account of one answer, and gives its causes' sum.
 fn check(account: &Value) {
     let times = account["time_ms"].as_object().unwrap();
-    assert_eq!(times.len(), 11, "{account}");
+    assert_eq!(times.len(), 12, "{account}");
     let sum: f64 = times.values().map(|time_ms| time_ms.as_f64().unwrap()).sum();
     let total = account["total_ms"].as_f64().unwrap();
     // Each is cut to a microsecond.
     assert!((total - sum).abs() < 0.02, "{account}");
     assert!(times["prefill"].as_f64().unwrap() > 0.0, "{account}");
     assert_eq!(account["prefix"]["hit_tokens"], 0);
+    assert_eq!(
+        (&account["prefix"]["host_tokens"], &account["restored_tokens"]),
+        (&json!(0), &json!(0))
+    );
     assert!(account["preempted"].as_array().unwrap().is_empty());
 }
 

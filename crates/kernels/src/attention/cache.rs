@@ -118,6 +118,36 @@ impl KvLayer {
     pub fn shape(&self) -> KvShape {
         self.shape
     }
+
+    /// Makes a block hold what a block of another cache holds.
+    ///
+    /// # Panics
+    /// If one of them does not exist, or blocks are not alike.
+    pub fn copy_block(&mut self, block: usize, from: &Self, from_block: usize) {
+        let like = |shape: KvShape| KvShape { blocks: 1, ..shape };
+        assert_eq!(like(self.shape), like(from.shape), "blocks are alike");
+        let KvShape { kv_heads, head_dim, format, .. } = self.shape;
+        let blocks = (block, from_block);
+        let len = kv_heads * head_dim * BLOCK_TOKENS;
+        for (to, from) in [(&mut self.keys, &from.keys), (&mut self.values, &from.values)] {
+            match (to, from) {
+                (Bytes::F32(to), Bytes::F32(from)) => copy(to, from, len, blocks),
+                (Bytes::Bf16(to), Bytes::Bf16(from)) => copy(to, from, len, blocks),
+                (Bytes::Int8(to), Bytes::Int8(from)) => copy(to, from, len, blocks),
+                _ => unreachable!("the formats were compared"),
+            }
+        }
+        if format == KvFormat::Int8 {
+            let len = kv_heads * BLOCK_TOKENS;
+            copy(&mut self.key_scales, &from.key_scales, len, blocks);
+            copy(&mut self.value_scales, &from.value_scales, len, blocks);
+        }
+    }
+}
+
+/// Copies a block of so many elements to a place among others.
+fn copy<T: Plain>(to: &mut [T], from: &[T], len: usize, (block, from_block): (usize, usize)) {
+    to[block * len..][..len].copy_from_slice(&from[from_block * len..][..len]);
 }
 
 /// An element of the cache.
@@ -219,5 +249,50 @@ impl KvElement for u8 {
     fn load<L: Lanes>(line: &[Self; LINE]) -> [L; 2] {
         let [first, second] = rows(line);
         [L::load_i8(first), L::load_i8(second)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_copied_whole_and_no_other_is_touched() {
+        for format in [KvFormat::F32, KvFormat::Bf16, KvFormat::Int8] {
+            let shape = |blocks| KvShape { blocks, kv_heads: 2, head_dim: 16, format };
+            let (mut from, mut to) = (KvLayer::new(shape(3)), KvLayer::new(shape(4)));
+            let bits = |layer: &KvLayer| -> [Vec<u32>; 4] {
+                let of = |bytes: &Bytes| match bytes {
+                    Bytes::F32(values) => values.iter().map(|value| value.to_bits()).collect(),
+                    Bytes::Bf16(values) => values.iter().map(|value| u32::from(*value)).collect(),
+                    Bytes::Int8(values) => values.iter().map(|value| u32::from(*value)).collect(),
+                };
+                let scales = |scales: &[f32]| scales.iter().map(|scale| scale.to_bits()).collect();
+                let [keys, values] = [&layer.keys, &layer.values].map(of);
+                [keys, values, scales(&layer.key_scales), scales(&layer.value_scales)]
+            };
+            for (index, bytes) in [&mut from.keys, &mut from.values].into_iter().enumerate() {
+                let value = |place: usize| (1 + index + 5 * place) % 251;
+                let places = 0..shape(3).elements();
+                match bytes {
+                    Bytes::F32(to) => places.for_each(|at| to[at] = value(at) as f32),
+                    Bytes::Bf16(to) => places.for_each(|at| to[at] = value(at) as u16),
+                    Bytes::Int8(to) => places.for_each(|at| to[at] = value(at) as u8),
+                }
+            }
+            let scales = [&mut from.key_scales, &mut from.value_scales];
+            for (index, scales) in scales.into_iter().enumerate() {
+                scales
+                    .iter_mut()
+                    .zip(1..)
+                    .for_each(|(scale, at)| *scale = (at + 100 * index) as f32);
+            }
+            to.copy_block(3, &from, 1);
+            for (got, source) in bits(&to).iter().zip(bits(&from)) {
+                let block = source.len() / 3;
+                assert_eq!(got[3 * block..], source[block..2 * block], "{format:?}");
+                assert!(got[..3 * block].iter().all(|bits| *bits == 0), "{format:?}");
+            }
+        }
     }
 }

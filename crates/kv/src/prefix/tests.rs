@@ -3,13 +3,23 @@
 use std::collections::BTreeMap;
 
 use proptest::{prelude::*, test_runner::RngSeed};
-use types::CacheGroup;
+use types::{
+    BlockCopy, CacheGroup,
+    CopyDirection::{ToDevice, ToHost},
+};
 
 use super::*;
-use crate::{BlockTables, Hit, KvManager, Miss};
+use crate::{BlockTables, Found, Hit, KvManager, Miss};
 
 fn kv(groups: &[(u32, u32)]) -> KvManager {
-    let group = |&(blocks, block_tokens)| CacheGroup::new(blocks, block_tokens);
+    kv_with_host(groups, 0)
+}
+
+fn kv_with_host(groups: &[(u32, u32)], host_blocks: u32) -> KvManager {
+    let group = |&(blocks, block_tokens)| CacheGroup {
+        host_blocks,
+        ..CacheGroup::new(blocks, block_tokens)
+    };
     let groups: Vec<CacheGroup> = groups.iter().map(group).collect();
     KvManager::new(&groups, true).unwrap()
 }
@@ -20,6 +30,8 @@ struct Sequence {
     key: PrefixKey,
     tables: BlockTables,
     computed: u32,
+    /// Up to where it may be brought back from the host's memory; nothing once something was computed.
+    on_host_end: u32,
 }
 
 /// A sequence with all that the cache has of it.
@@ -27,9 +39,21 @@ fn start(kv: &mut KvManager, salt: &str, tokens: &[TokenId]) -> Sequence {
     let key = kv.key(salt.into(), tokens);
     let mut tables = kv.tables();
     let hit = kv.find(&key, tokens.len() as u32);
-    let computed = kv.take(&mut tables, &key, tokens, tokens.len() as u32);
-    assert_eq!(hit.positions, computed, "no hashes collide here");
-    Sequence { tokens: tokens.to_vec(), key, tables, computed }
+    let Found { positions, on_host } = kv.take(&mut tables, &key, tokens, tokens.len() as u32);
+    assert_eq!(hit.positions, positions + on_host, "no hashes collide here");
+    let on_host_end = positions + on_host;
+    Sequence { tokens: tokens.to_vec(), key, tables, computed: positions, on_host_end }
+}
+
+/// Brings back what is in the host's memory, if there is room, at most so many blocks.
+fn bring_back(kv: &mut KvManager, sequence: &mut Sequence, blocks_max: u32) -> u32 {
+    let Sequence { tokens, key, tables, computed, on_host_end } = sequence;
+    if *computed >= *on_host_end || kv.grow(tables, *on_host_end).is_err() {
+        return 0;
+    }
+    let brought = kv.bring_back(tables, key, tokens, *on_host_end, blocks_max);
+    *computed += brought;
+    brought
 }
 
 /// Computes a sequence up to a position, if there is room.
@@ -37,8 +61,11 @@ fn compute(kv: &mut KvManager, sequence: &mut Sequence, end: u32) -> bool {
     if kv.grow(&mut sequence.tables, end).is_err() {
         return false;
     }
+    if end > sequence.computed {
+        sequence.on_host_end = 0;
+    }
     sequence.computed = sequence.computed.max(end);
-    let Sequence { tokens, key, tables, computed } = sequence;
+    let Sequence { tokens, key, tables, computed, .. } = sequence;
     kv.remember(tables, key, tokens, *computed);
     true
 }
@@ -126,9 +153,9 @@ fn colliding_hashes_cost_a_hit_and_serve_nothing_wrong() {
         kv.remember(&mut other.tables, &mut other.key, &text, 8);
         let mut tables = kv.tables();
         assert_eq!(kv.find(&key, 8).positions, 8, "by the hashes alone");
-        assert_eq!(kv.take(&mut tables, &key, &wanted, 8), taken, "by the tokens");
-        let mut sequence =
-            Sequence { tokens: wanted.clone(), key: key.clone(), tables, computed: taken };
+        assert_eq!(kv.take(&mut tables, &key, &wanted, 8).positions, taken, "by the tokens");
+        let (tokens, key) = (wanted.clone(), key.clone());
+        let mut sequence = Sequence { tokens, key, tables, computed: taken, on_host_end: 0 };
         assert!(compute(&mut kv, &mut sequence, 8));
         kv.invariants([&sequence.tables, &other.tables].into_iter());
         kv.release(sequence.tables);
@@ -230,10 +257,90 @@ fn a_cache_that_is_told_not_to_finds_nothing() {
     }
 }
 
+#[test]
+fn what_made_room_comes_back_from_the_host() {
+    let mut kv = kv_with_host(&[(4, 4)], 4);
+    let first = computed(&mut kv, "", &tokens(0..12));
+    kv.release(first.tables);
+    let second = computed(&mut kv, "", &tokens(100..112));
+    let moves = |copies: Vec<BlockCopy>| -> Vec<String> {
+        let arrow = |copy: &BlockCopy| if copy.direction == ToHost { '>' } else { '<' };
+        copies.iter().map(|copy| format!("{}{}{}", copy.block, arrow(copy), copy.slot)).collect()
+    };
+    assert_eq!(moves(kv.take_copies()), ["b2>h0", "b1>h1"], "the last of a sequence first");
+    kv.release(second.tables);
+    assert_eq!((kv.blocks_cached(), kv.host_blocks()), (4, (2, 4)));
+    let mut third = start(&mut kv, "", &tokens(0..14));
+    assert_eq!((third.computed, third.on_host_end), (4, 12));
+    assert_eq!(bring_back(&mut kv, &mut third, 1), 4, "no more than allowed");
+    assert_eq!(bring_back(&mut kv, &mut third, 9), 4);
+    assert_eq!(moves(kv.take_copies()), ["b1>h2", "b2>h3", "b1<h1", "b2<h0"]);
+    let blocks: Vec<u32> = third.tables.groups()[0].blocks().iter().map(|b| b.0).collect();
+    assert_eq!(blocks, [0, 1, 2]);
+    kv.invariants([&third.tables].into_iter());
+    kv.release(third.tables);
+}
+
+#[test]
+fn the_host_forgets_the_longest_unused_and_not_what_is_about_to_be_of_use() {
+    let mut kv = kv_with_host(&[(2, 4)], 4);
+    for range in [0..8, 100..108, 200..208] {
+        let sequence = computed(&mut kv, "", &tokens(range));
+        kv.release(sequence.tables);
+    }
+    assert_eq!(kv.host_blocks(), (4, 4));
+    let mut first = start(&mut kv, "", &tokens(0..8));
+    assert_eq!((first.computed, first.on_host_end), (0, 8));
+    assert_eq!(bring_back(&mut kv, &mut first, 9), 8);
+    let reason = |kv: &KvManager, range: std::ops::Range<u32>| {
+        let (key, len) = (kv.key("".into(), &tokens(range.clone())), range.len() as u32);
+        let found = kv.find(&key, len).positions;
+        (found, kv.miss(&key, found, len))
+    };
+    assert_eq!(reason(&kv, 100..108), (0, Some(Miss::Evicted)), "the oldest that nobody wants");
+    assert_eq!(reason(&kv, 200..208), (8, None));
+    kv.invariants([&first.tables].into_iter());
+    kv.release(first.tables);
+}
+
+#[test]
+fn what_is_computed_again_is_found_where_it_was_computed() {
+    let mut kv = kv_with_host(&[(3, 4)], 4);
+    let old = computed(&mut kv, "", &tokens(0..12));
+    kv.release(old.tables);
+    let other = computed(&mut kv, "", &tokens(100..112));
+    kv.release(other.tables);
+    kv.take_copies();
+    assert_eq!(kv.host_blocks().0, 3);
+    let mut again = start(&mut kv, "", &tokens(0..12));
+    assert!(compute(&mut kv, &mut again, 8), "it does not wait for the host");
+    assert_eq!((again.tables.is_open(), kv.find(&again.key, 12).held), (true, vec![2]));
+    // What is left in the host's memory stands behind what this one computed, and that was wrong.
+    kv.release_spoilt(again.tables);
+    kv.invariants([].into_iter());
+    assert_eq!(kv.find(&kv.key("".into(), &tokens(0..12)), 12).positions, 0);
+}
+
+/// Does what a plan's copies say.
+fn copy(
+    copies: &[BlockCopy],
+    written: &mut BTreeMap<(usize, BlockId), (u8, Vec<TokenId>)>,
+    on_host: &mut BTreeMap<(usize, HostSlot), (u8, Vec<TokenId>)>,
+) {
+    for copy in copies {
+        let (block, slot) = ((copy.group as usize, copy.block), (copy.group as usize, copy.slot));
+        match copy.direction {
+            ToHost => drop(on_host.insert(slot, written[&block].clone())),
+            ToDevice => drop(written.insert(block, on_host[&slot].clone())),
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Operation {
     Start { salt: u8, tokens: Vec<TokenId> },
     Compute { which: usize, count: u32 },
+    BringBack { which: usize, blocks_max: u32 },
     Append { which: usize, token: TokenId },
     Release { which: usize },
     Spoil { which: usize },
@@ -245,6 +352,8 @@ fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
         4 => (0..2u8, sequence).prop_map(|(salt, tokens)| Operation::Start { salt, tokens }),
         12 => (any::<usize>(), 1..8u32).prop_map(|(which, count)| Operation::Compute { which, count }),
+        6 => (any::<usize>(), 1..6u32)
+            .prop_map(|(which, blocks_max)| Operation::BringBack { which, blocks_max }),
         4 => (any::<usize>(), 0..2u32).prop_map(|(which, token)| Operation::Append { which, token }),
         3 => any::<usize>().prop_map(|which| Operation::Release { which }),
         1 => any::<usize>().prop_map(|which| Operation::Spoil { which }),
@@ -267,10 +376,12 @@ proptest! {
     /// Whatever comes and goes, every block of a request holds what the request would have computed there.
     #[test]
     fn a_request_finds_only_what_it_would_have_computed(
-        groups in prop::collection::vec((2..10u32, 1..5u32, 0..10u32), 1..3),
+        groups in prop::collection::vec((2..10u32, 1..5u32, 0..10u32, 0..8u32), 1..3),
         operations in prop::collection::vec(operation(), 1..120),
     ) {
-        let group = |&(blocks, block_tokens, blocks_kept)| CacheGroup { blocks, block_tokens, blocks_kept };
+        let group = |&(blocks, block_tokens, blocks_kept, host_blocks)| {
+            CacheGroup { blocks, block_tokens, blocks_kept, host_blocks }
+        };
         let groups: Vec<CacheGroup> = groups.iter().map(group).collect();
         let mut kv = KvManager::new(&groups, true).unwrap();
         // For each group, the most blocks that were held at once since the cache was last emptied.
@@ -278,6 +389,8 @@ proptest! {
         let mut live: Vec<(u8, Sequence)> = Vec::new();
         // For each group and block, the salt and the tokens up to its end: what an executor would have written.
         let mut written: BTreeMap<(usize, BlockId), (u8, Vec<TokenId>)> = BTreeMap::new();
+        // The same of the host's memory.
+        let mut on_host: BTreeMap<(usize, HostSlot), (u8, Vec<TokenId>)> = BTreeMap::new();
         for operation in operations {
             match operation {
                 Operation::Start { salt, tokens } => {
@@ -290,6 +403,7 @@ proptest! {
                     }
                     kv.forget_all();
                     written.clear();
+                    on_host.clear();
                     held_most.fill(0);
                     prop_assert_eq!(kv.blocks_cached(), 0);
                 }
@@ -302,6 +416,7 @@ proptest! {
                     if kv.grow(&mut sequence.tables, end).is_err() {
                         continue;
                     }
+                    copy(&kv.take_copies(), &mut written, &mut on_host);
                     for (group, (table, &CacheGroup { block_tokens, .. })) in
                         sequence.tables.groups().iter().zip(&groups).enumerate()
                     {
@@ -312,6 +427,12 @@ proptest! {
                         }
                     }
                     prop_assert!(compute(&mut kv, sequence, end));
+                }
+                Operation::BringBack { which, blocks_max } => {
+                    let which = which % live.len();
+                    let (_, sequence) = &mut live[which];
+                    bring_back(&mut kv, sequence, blocks_max);
+                    copy(&kv.take_copies(), &mut written, &mut on_host);
                 }
                 Operation::Append { which, token } => {
                     let which = which % live.len();

@@ -14,6 +14,8 @@ pub(super) struct MemoryPlan {
     pub(super) kv: KvShape,
     /// Blocks up to which cached ones are kept rather than used again.
     pub(super) blocks_kept: u32,
+    /// Blocks' contents besides, for those that made room.
+    pub(super) host_blocks: u32,
     pub(super) context_max: u32,
     pub(super) position_rows: usize,
     pub(super) output_rows: usize,
@@ -44,12 +46,19 @@ impl MemoryPlan {
         let kept_bytes =
             options.prefix_cache_bytes.unwrap_or_else(|| 2 * model.program.weight_bytes());
         Ok(Self {
+            host_blocks: (options.host_cache_bytes / block_bytes).min(u64::from(u32::MAX) / 16)
+                as u32,
             blocks_kept: (kept_bytes / block_bytes).min(blocks) as u32,
             kv: KvShape { blocks: blocks as usize, ..block },
             context_max,
             position_rows: options.step_tokens_max as usize,
             output_rows: OUTPUT_ROWS_MAX.min(options.slots_max as usize),
         })
+    }
+
+    /// The shape of a layer's part of the host's memory.
+    pub(super) fn host_kv(&self) -> KvShape {
+        KvShape { blocks: self.host_blocks as usize, ..self.kv }
     }
 
     /// Rows of a buffer.

@@ -42,6 +42,9 @@ pub struct RunnerOptions {
     /// How much of that memory is taken from the system so that what is cached can be kept; more only as running
     /// requests need it. Twice the weights if absent.
     pub prefix_cache_bytes: Option<u64>,
+    /// Memory for what made room in the KV cache. On a CPU it is of the same kind, and 0 is the sensible choice; a tier
+    /// works here nevertheless, as it does where it is of use.
+    pub host_cache_bytes: u64,
     /// How keys and values are stored.
     pub kv_format: KvFormat,
 }
@@ -110,6 +113,7 @@ impl CpuRunner {
                 blocks: memory.kv.blocks as u32,
                 block_tokens: BLOCK_TOKENS as u32,
                 blocks_kept: memory.blocks_kept,
+                host_blocks: memory.host_blocks,
             }],
             step_tokens_max: options.step_tokens_max,
             slots_max: options.slots_max,
@@ -121,6 +125,7 @@ impl CpuRunner {
         let report = MemoryReport {
             weights_bytes: model.program.weight_bytes(),
             kv_bytes: walker.kv_bytes(),
+            host_kv_bytes: walker.host_kv_bytes(),
             workspace_bytes: memory.workspace_bytes(&model.program),
         };
         Ok(Self {
@@ -290,6 +295,7 @@ impl Executor for CpuRunner {
             self.slots.0[place] = Some(Slot::new(admission));
         }
         let begun = self.walker.profiler.now();
+        self.walker.copy(&self.cpu, &plan.copies);
         let outcome = self.outcome(&plan);
         self.walker.profiler.count_step(begun);
         self.outcomes.push_back(outcome);

@@ -21,6 +21,8 @@ pub enum Work {
     SiluMul,
     Select,
     Sampling,
+    /// Blocks copied to the host's memory and back.
+    Copies,
 }
 
 impl Work {

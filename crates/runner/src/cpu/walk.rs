@@ -10,6 +10,7 @@ use kernels::{
     silu_mul::{SiluMul, silu_mul},
 };
 use models::{Activation, DecoderSpec, FloatBufferId, Op, Program, QuadBuffer, SegmentPlan};
+use types::{BlockCopy, CopyDirection};
 
 use super::{
     batch::Batch,
@@ -17,12 +18,18 @@ use super::{
     profile::{Profiler, Work},
 };
 
+fn bytes(layers: &[KvLayer]) -> u64 {
+    layers.iter().map(|layer| layer.shape().bytes() as u64).sum()
+}
+
 /// Buffers and caches, with the program that uses them.
 pub(super) struct Walker {
     pub(super) floats: Vec<AlignedBuffer<f32>>,
     quads: QuadBuffers,
     angles: AlignedBuffer<f32>,
     layers: Vec<KvLayer>,
+    /// By layer, what made room in `layers`.
+    host_layers: Vec<KvLayer>,
     pub(super) profiler: Profiler,
 }
 
@@ -61,13 +68,38 @@ impl Walker {
             },
             angles: AlignedBuffer::zeroed(memory.position_rows * 2 * pairs),
             layers: (0..spec.layers).map(|_| KvLayer::new(memory.kv)).collect(),
+            host_layers: (0..spec.layers).map(|_| KvLayer::new(memory.host_kv())).collect(),
             profiler: Profiler::default(),
         }
     }
 
     /// Bytes of the caches.
     pub(super) fn kv_bytes(&self) -> u64 {
-        self.layers.iter().map(|layer| layer.shape().bytes() as u64).sum()
+        bytes(&self.layers)
+    }
+
+    /// Bytes for what made room in the caches.
+    pub(super) fn host_kv_bytes(&self) -> u64 {
+        bytes(&self.host_layers)
+    }
+
+    /// Does what a plan's copies say.
+    pub(super) fn copy(&mut self, cpu: &Cpu, copies: &[BlockCopy]) {
+        if copies.is_empty() {
+            return;
+        }
+        let begun = self.profiler.now();
+        let mut layers: Vec<_> = self.layers.iter_mut().zip(&mut self.host_layers).collect();
+        cpu.pool.for_each(&mut layers, |_, (layer, host)| {
+            for copy in copies {
+                let (block, slot) = (copy.block.0 as usize, copy.slot.0 as usize);
+                match copy.direction {
+                    CopyDirection::ToHost => host.copy_block(slot, layer, block),
+                    CopyDirection::ToDevice => layer.copy_block(block, host, slot),
+                }
+            }
+        });
+        self.profiler.count(begun, || Work::Copies);
     }
 
     /// Computes all positions of a step.

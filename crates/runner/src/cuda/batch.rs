@@ -384,7 +384,8 @@ mod tests {
             sample,
         };
         let items = vec![item(0, 9..10, true), item(1, positions, sample)];
-        let plan = StepPlan { id: StepId(0), release: Vec::new(), admit: Vec::new(), items };
+        let (release, admit, copies) = (Vec::new(), Vec::new(), Vec::new());
+        let plan = StepPlan { id: StepId(0), release, admit, copies, items };
         step_needs_host(&plan, &slots)
     }
 

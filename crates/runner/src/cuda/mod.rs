@@ -10,6 +10,7 @@
 
 mod attention;
 mod batch;
+mod host;
 mod load;
 mod memory;
 mod profile;
@@ -35,6 +36,7 @@ use types::{
 use self::{
     attention::Planner,
     batch::{Batch, Filler, Inputs, Output, Purpose, Views, step_needs_host},
+    host::{HostTier, staged_pairs},
     memory::{Workspace, block_bytes, caches},
     profile::Profiler,
     slots::{Admission, Slots},
@@ -61,6 +63,8 @@ pub struct CudaOptions {
     pub context_max: Option<u32>,
     /// Memory for the KV cache.
     pub budget: GpuBudget,
+    /// Memory of the host for what made room there, pinned.
+    pub host_cache_bytes: u64,
     /// Measure ways to multiply at start, which takes a second.
     pub tune: bool,
 }
@@ -83,6 +87,7 @@ pub struct CudaRunner {
     info: ExecutorInfo,
     memory: MemoryReport,
     walker: Walker,
+    host: Option<HostTier>,
     slots: Slots,
     inputs: Inputs,
     filler: Filler,
@@ -96,6 +101,8 @@ pub struct CudaRunner {
 
 /// What a step under way has of its own.
 struct Lane {
+    /// What is copied to the host and back.
+    copies: PinnedBuffer<i32>,
     words: PinnedBuffer<i32>,
     /// Of requests whose tokens are to be counted.
     counted: PinnedBuffer<i32>,
@@ -132,6 +139,7 @@ impl CudaRunner {
         let inputs = Inputs::new(&gpu, &planner, limits, table_entries)?;
         let lane = || {
             Ok::<_, Error>(Lane {
+                copies: staged_pairs(&gpu)?,
                 words: PinnedBuffer::zeroed(&gpu, inputs.words())?,
                 counted: PinnedBuffer::zeroed(&gpu, context_max as usize)?,
                 drawn: PinnedBuffer::zeroed(&gpu, slots_max)?,
@@ -159,8 +167,11 @@ impl CudaRunner {
             return Err(Error::KvBudget { budget_bytes, block_bytes, block_tokens });
         }
         let caches = caches(spec, &model.stream, blocks as usize)?;
+        let host_blocks = (options.host_cache_bytes / block_bytes).min(1 << 27) as u32;
+        let host = HostTier::new(&model.stream, &caches, blocks as usize, host_blocks)?;
+        let group = CacheGroup::new(blocks, BLOCK_TOKENS as u32);
         let info = ExecutorInfo {
-            cache_groups: vec![CacheGroup::new(blocks, BLOCK_TOKENS as u32)],
+            cache_groups: vec![CacheGroup { host_blocks, ..group }],
             step_tokens_max: options.step_tokens_max,
             slots_max: options.slots_max,
             context_max,
@@ -171,6 +182,7 @@ impl CudaRunner {
         let memory = MemoryReport {
             weights_bytes: model.weights_bytes,
             kv_bytes: u64::from(blocks) * block_bytes,
+            host_kv_bytes: host.as_ref().map_or(0, HostTier::bytes),
             workspace_bytes: work.bytes + planner.scratch.bytes(),
         };
         let tiled = model.kernels.tiled.scratch(&model.stream)?;
@@ -193,6 +205,7 @@ impl CudaRunner {
             info,
             memory,
             walker,
+            host,
             lanes,
             next_lane: 0,
             under_way: VecDeque::new(),
@@ -213,17 +226,27 @@ impl CudaRunner {
 
     fn start(&mut self, plan: &StepPlan, needs_host: bool) -> Result<UnderWay, Error> {
         let id = plan.id;
-        if plan.items.is_empty() {
+        if plan.items.is_empty() && plan.copies.is_empty() {
             return Ok(UnderWay::Done(empty(id)));
         }
-        let vocab_size = self.model.spec.vocab_size;
-        let batch = Batch::new(plan, &self.slots, &self.walker.planner, vocab_size, self.filler);
         let model = Arc::clone(&self.model);
         let stream = &*model.stream;
         let index = self.next_lane;
         self.next_lane = 1 - index;
         let lane = &mut self.lanes[index];
         self.walker.profiler.begin(stream)?;
+        // Before the upload, which no kernel of the step overtakes: some read older blocks before they wait.
+        if let Some(host) = self.host.as_ref().filter(|_| !plan.copies.is_empty()) {
+            host.copy(stream, &model.kernels.copy, &mut lane.copies, &plan.copies)?;
+            self.walker.profiler.mark(stream, Family::Copies)?;
+        }
+        if plan.items.is_empty() {
+            lane.done.record(stream)?;
+            self.walker.profiler.end()?;
+            return Ok(UnderWay::OnGpu { id, lane: index, outputs: Vec::new() });
+        }
+        let vocab_size = model.spec.vocab_size;
+        let batch = Batch::new(plan, &self.slots, &self.walker.planner, vocab_size, self.filler);
         batch.upload(stream, &mut lane.words, &self.inputs)?;
         self.walker.profiler.mark(stream, Family::Upload)?;
         let views = self.inputs.views(batch.rows, batch.output_rows());

@@ -11,6 +11,7 @@ use crate::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each name is the whole description")]
 pub enum Family {
+    Copies,
     Upload,
     Embedding,
     Norm,

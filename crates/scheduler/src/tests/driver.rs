@@ -21,7 +21,7 @@ pub(super) const FAILING: TokenId = 50;
 /// Makes the step fail as a whole.
 pub(super) const POISON: TokenId = 51;
 
-/// What each step takes.
+/// What each step takes, besides what its positions and copies do.
 const STEP: Duration = Duration::from_millis(10);
 
 /// What came out for one request.
@@ -49,6 +49,10 @@ pub(super) struct Driver {
     pub(super) model: FakeModel,
     pub(super) streams: BTreeMap<RequestId, Stream>,
     pub(super) now: Duration,
+    /// What each position of a step takes.
+    pub(super) position: Duration,
+    /// What each block copied takes.
+    pub(super) copy: Duration,
     pub(super) crashes: u32,
     /// Plans submitted, not answered yet.
     pub(super) under_way: VecDeque<StepPlan>,
@@ -96,6 +100,8 @@ impl Driver {
             model: model(&info),
             streams: BTreeMap::new(),
             now: Duration::ZERO,
+            position: Duration::ZERO,
+            copy: Duration::ZERO,
             crashes: 0,
             under_way: VecDeque::new(),
             info,
@@ -144,7 +150,8 @@ impl Driver {
     /// Runs and commits the oldest step under way; its plan, if there was one. A step with the poison token crashes.
     pub(super) fn finish_oldest(&mut self) -> Option<StepPlan> {
         let plan = self.under_way.pop_front()?;
-        self.now += STEP;
+        let positions = self.position * plan.token_count() as u32;
+        self.now += STEP + positions + self.copy * plan.copies.len() as u32;
         let outcome = self.model.run(&plan);
         let poisoned =
             plan.items.iter().any(|item| self.model.prompt(item.slot).unwrap().contains(&POISON));

@@ -80,7 +80,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 fn sizes() -> impl Strategy<Value = (ExecutorInfo, Settings)> {
-    let groups = prop::collection::vec((6..40u32, 1..9u32), 1..3);
+    let groups = prop::collection::vec((6..40u32, 1..9u32, 0..30u32), 1..3);
     let policies = PolicyKind::NAMES.map(|(_, policy)| policy);
     let choices = (
         any::<bool>(),
@@ -100,7 +100,10 @@ fn sizes() -> impl Strategy<Value = (ExecutorInfo, Settings)> {
             kv_growth_percent,
             (prefix_cache, policy, target_ms, draft_tokens_max),
         )| {
-            let group = |(blocks, block_tokens)| CacheGroup::new(blocks, block_tokens);
+            let group = |(blocks, block_tokens, host_blocks)| CacheGroup {
+                host_blocks,
+                ..CacheGroup::new(blocks, block_tokens)
+            };
             let cache_groups = groups.into_iter().map(group).collect();
             let settings = Settings {
                 step_tokens_max,

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use cuda::Gpu;
-use engine::{Engine, EngineSettings, NewRequest, SchedulerSettings};
+use engine::{Engine, EngineSettings, EngineStats, NewRequest, SchedulerSettings};
 use golden::{
     bfloat16::smollm2_bfloat16,
     drive::{Circumstances, Generated, Job, run},
@@ -46,18 +46,20 @@ fn loaded(gpu: &Arc<Gpu>, weights: &Weights) -> Arc<CudaModel> {
     Arc::new(CudaModel::load(gpu, weights, options).expect("the model can be loaded"))
 }
 
-fn options(slots_max: u32, kv_bytes: u64) -> CudaOptions {
+/// Limits with so many bytes for keys and values on the GPU, and on the host besides.
+fn options(slots_max: u32, [kv_bytes, host_cache_bytes]: [u64; 2]) -> CudaOptions {
     CudaOptions {
         step_tokens_max: 512,
         slots_max,
         context_max: Some(512),
         budget: GpuBudget::Bytes(kv_bytes),
+        host_cache_bytes,
         tune: false,
     }
 }
 
 fn runner(model: &Arc<CudaModel>, slots_max: u32) -> CudaRunner {
-    let options = options(slots_max, 1 << 30);
+    let options = options(slots_max, [1 << 30, 0]);
     CudaRunner::new(Arc::clone(model), &options).expect("the limits are sound")
 }
 
@@ -136,13 +138,22 @@ fn the_same_work_gives_the_same_tokens_drawn_at_random_or_not() {
     }
 }
 
-/// Runs jobs through an engine, whose steps overlap.
-fn through_engine(model: &Arc<CudaModel>, jobs: &[Job], kv_bytes: u64) -> (Vec<Vec<TokenId>>, u64) {
-    let (model, options) = (Arc::clone(model), options(jobs.len() as u32, kv_bytes));
+/// Runs jobs through an engine, whose steps overlap, with so many bytes for keys and values on the GPU and on the host.
+fn through_engine(
+    model: &Arc<CudaModel>,
+    jobs: &[Job],
+    bytes: [u64; 2],
+) -> (Vec<Vec<TokenId>>, EngineStats) {
+    let (model, options) = (Arc::clone(model), options(jobs.len() as u32, bytes));
     let factory = move || -> Result<Box<dyn Executor>, Fault> {
         Ok(Box::new(CudaRunner::new(Arc::clone(&model), &options)?))
     };
-    let scheduler = SchedulerSettings { prefill_chunk_max: 40, ..SchedulerSettings::default() };
+    let scheduler = SchedulerSettings {
+        prefill_chunk_max: 40,
+        // No time is measured, and what is on the host is brought back in any case.
+        token_latency_target: None,
+        ..SchedulerSettings::default()
+    };
     let settings = EngineSettings { scheduler, ..EngineSettings::default() };
     let (engine, handle) =
         Engine::start(factory, settings, EngineMetrics::unregistered()).expect("the engine starts");
@@ -173,9 +184,9 @@ fn through_engine(model: &Arc<CudaModel>, jobs: &[Job], kv_bytes: u64) -> (Vec<V
         }
         tokens.push(own);
     }
-    let preemptions = handle.stats().preemptions;
+    let stats = handle.stats();
     engine.shutdown();
-    (tokens, preemptions)
+    (tokens, stats)
 }
 
 #[test]
@@ -187,9 +198,11 @@ fn overlapping_steps_and_scarce_blocks_change_nothing() {
     let longest =
         jobs.iter().map(|job| job.prompt.len() + job.count).max().expect("there are jobs");
     let scarce = (longest as u64).div_ceil(16) + 6;
-    for (blocks, is_scarce) in [(4096, false), (scarce, true)] {
-        let (tokens, preemptions) = through_engine(&model, &jobs, blocks * block_bytes);
-        assert!(!is_scarce || preemptions > 0, "scarce blocks lead to preemption");
+    for (blocks, on_host) in [(4096, 0), (scarce, 0), (scarce, 4096)] {
+        let bytes = [blocks, on_host].map(|blocks| blocks * block_bytes);
+        let (tokens, stats) = through_engine(&model, &jobs, bytes);
+        assert!(blocks > scarce || stats.preemptions > 0, "scarce blocks lead to preemption");
+        assert!(on_host == 0 || stats.host_hit_tokens > 0, "and some come back: {stats:?}");
         let got: Vec<Generated> =
             tokens.into_iter().map(|tokens| Generated { tokens, ..Generated::default() }).collect();
         for (got, want) in got.iter().zip(&want) {
@@ -239,7 +252,7 @@ fn what_changes_logits_does_the_same_on_the_gpu_and_on_the_host() {
 fn requests_that_the_host_draws_for_change_nothing_for_others() {
     let Some(model) = model() else { return };
     let mut jobs = plain(&SamplingParams::greedy());
-    let bytes = 4096 * 2 * 16 * model.spec.kv_values_per_token() as u64;
+    let bytes = [4096 * 2 * 16 * model.spec.kv_values_per_token() as u64, 0];
     let (want, _) = through_engine(&model, &jobs, bytes);
     let special = |change: &dyn Fn(&mut SamplingParams), job: &mut Job| change(&mut job.sampling);
     special(&|sampling| sampling.prompt_logprobs = Some(3), &mut jobs[0]);

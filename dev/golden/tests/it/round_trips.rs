@@ -149,24 +149,31 @@ fn circumstances_make_no_difference_to_the_real_model() {
 
 /// An engine with a pool of `blocks` blocks.
 fn start_engine(subject: &Subject, blocks: usize, prefix_cache: bool) -> (Engine, EngineHandle) {
-    start_engine_with(subject, blocks, SchedulerSettings { prefix_cache, ..Default::default() })
+    start_engine_with(
+        subject,
+        [blocks, 0],
+        SchedulerSettings { prefix_cache, ..Default::default() },
+    )
 }
 
+/// The same with so many blocks in the pool, and in the host's memory besides.
 fn start_engine_with(
     subject: &Subject,
-    blocks: usize,
+    blocks: [usize; 2],
     scheduler: SchedulerSettings,
 ) -> (Engine, EngineHandle) {
     let Subject { cpu, model, kv_format, .. } = subject;
     let &DecoderSpec { layers, kv_heads, head_dim, .. } = &model.spec;
     let block_bytes =
         layers * KvShape { blocks: 1, kv_heads, head_dim, format: *kv_format }.bytes();
+    let [kv_bytes, host_cache_bytes] = blocks.map(|blocks| (blocks * block_bytes) as u64);
     let options = RunnerOptions {
         step_tokens_max: 96,
         slots_max: 32,
         context_max: Some(256),
-        kv_budget: KvBudget::Bytes((blocks * block_bytes) as u64),
+        kv_budget: KvBudget::Bytes(kv_bytes),
         prefix_cache_bytes: None,
+        host_cache_bytes,
         kv_format: *kv_format,
     };
     let (cpu, model) = (Arc::clone(cpu), Arc::clone(model));
@@ -230,6 +237,16 @@ fn check_scarcity(subject: &Subject) {
         assert!(preemptions > 0, "the pool was meant to be too small");
         subject.assert_same(&scarce, &plenty, what);
     }
+    // Without a target no time is measured, and what went to the host's memory is brought back in any case.
+    let scheduler = SchedulerSettings { token_latency_target: None, ..Default::default() };
+    let (engine, handle) = start_engine_with(subject, [48, 300], scheduler);
+    let (brought_back, usages) = run_all(&handle, &jobs);
+    let stats = handle.stats();
+    engine.shutdown();
+    assert!(usages.iter().any(|usage| usage.preemptions > 0));
+    assert!(stats.host_hit_tokens > 0, "{stats:?}");
+    assert!(stats.blocks_copied[0] >= stats.blocks_copied[1], "{stats:?}");
+    subject.assert_same(&brought_back, &plenty, "preempted, and brought back from the host");
     let mut by_hand = runner(&subject.cpu, &subject.model, 24, subject.kv_format);
     let want = run(&mut by_hand, &jobs, Circumstances::default());
     subject.assert_same(&plenty, &want, "through the engine");
@@ -256,7 +273,7 @@ fn check_speculation(subject: &Subject) {
             kv_growth_percent: 0,
             ..SchedulerSettings::default()
         };
-        let (engine, handle) = start_engine_with(subject, blocks, scheduler);
+        let (engine, handle) = start_engine_with(subject, [blocks, 0], scheduler);
         let (generated, usages) = run_all(&handle, jobs);
         let stats = handle.stats();
         engine.shutdown();

@@ -1,11 +1,12 @@
-//! What the GPU can do at best: reading memory, and multiplying matrices.
+//! What the GPU can do at best: reading memory, multiplying matrices, and copying blocks of a KV cache to the host.
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
 use cuda::{
-    Compiler, DeviceBuffer, Event, Gpu, Multiplier, Operands, OutputType, Product, Stream,
-    kernels::{KernelOptions, Kernels},
+    Compiler, DeviceBuffer, Event, Gpu, Multiplier, Operands, OutputType, PinnedBuffer, Product,
+    Stream,
+    kernels::{BlockCopies, KernelOptions, Kernels},
 };
 use half::bf16;
 
@@ -17,6 +18,8 @@ pub(crate) struct Ceilings {
     pub(crate) matrix_s: f64,
     /// The same of the first products.
     burst_s: f64,
+    /// Bytes of blocks copied to the host's memory a second, and back from there.
+    copied_bytes_s: [f64; 2],
 }
 
 impl Ceilings {
@@ -27,7 +30,8 @@ impl Ceilings {
         let kernels = Kernels::load(gpu, &compiler, &KernelOptions::new(gpu, (64, 1), Vec::new()))?;
         let read_bytes_s = read(&stream, &kernels)?;
         let (burst_s, matrix_s) = multiply(&stream, &kernels)?;
-        Ok(Self { read_bytes_s, matrix_s, burst_s })
+        let copied_bytes_s = [copy(&stream, &kernels, true)?, copy(&stream, &kernels, false)?];
+        Ok(Self { read_bytes_s, matrix_s, burst_s, copied_bytes_s })
     }
 
     pub(crate) fn print(&self) {
@@ -37,6 +41,8 @@ impl Ceilings {
             self.burst_s / 1e12,
             self.matrix_s / 1e12
         );
+        let [to_host, back] = self.copied_bytes_s.map(|bytes_s| bytes_s / 1e9);
+        println!("copies blocks to the host at {to_host:.1} GB/s and back at {back:.1} GB/s");
     }
 }
 
@@ -50,6 +56,39 @@ fn read(stream: &Stream, kernels: &Kernels) -> Result<f64> {
             Ok(())
         })?;
         best = best.max(bytes as f64 / elapsed.as_secs_f64());
+    }
+    Ok(best)
+}
+
+/// Copies a GiB of blocks of the shape that a model of 8 billion parameters has.
+fn copy(stream: &Stream, kernels: &Kernels, to_host: bool) -> Result<f64> {
+    const BLOCKS: usize = 512;
+    const POOLS: usize = 64;
+    const STRIP_BYTES: usize = 32 << 10;
+    const BYTES: usize = BLOCKS * POOLS * STRIP_BYTES;
+    let buffer = DeviceBuffer::<u8>::zeroed(stream, BYTES, "copying")?;
+    let pool = |pool: usize| buffer.slice(pool * BYTES / POOLS..(pool + 1) * BYTES / POOLS);
+    let addresses: Vec<u64> = (0..POOLS).map(|index| pool(index).address().into()).collect();
+    let pools = DeviceBuffer::new(stream.gpu(), POOLS, "copying")?;
+    stream.upload_now(&addresses, &pools)?;
+    let host = PinnedBuffer::zeroed(stream.gpu(), BYTES)?;
+    let mut list = PinnedBuffer::zeroed(stream.gpu(), 2 * BLOCKS)?;
+    for (pair, block) in list.chunks_exact_mut(2).zip(0..) {
+        pair.copy_from_slice(&[block, (block * 7) % BLOCKS as i32]);
+    }
+    let copies = BlockCopies {
+        pools: &pools,
+        host: &host,
+        strip_bytes: STRIP_BYTES,
+        list: &list,
+        first: 0,
+        count: BLOCKS,
+        to_host,
+    };
+    let mut best = 0.0_f64;
+    for _ in 0..5 {
+        let elapsed = timed(stream, || Ok(kernels.copy.copy(stream, &copies)?))?;
+        best = best.max(BYTES as f64 / elapsed.as_secs_f64());
     }
     Ok(best)
 }

@@ -53,6 +53,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<()> {
         slots_max: SLOTS,
         context_max: Some(CONTEXT_MAX.min(model.spec.context_max as u32)),
         budget: GpuBudget::FractionOfAll(0.9),
+        host_cache_bytes: 0,
         tune: true,
     };
     if matches.get_flag("steps") {

@@ -12,7 +12,7 @@ use telemetry::EngineMetrics;
 use types::{Executor, Fault, SamplingParams, Service};
 
 use super::{
-    load::{STEP_TOKENS_MAX, runner},
+    load::{STEP_TOKENS_MAX, runner_with_host},
     speed::{Bench, LEFT_OUT_S},
     streams::prompt,
 };
@@ -64,19 +64,20 @@ pub(crate) fn start(
 ) -> Result<(Engine, EngineHandle)> {
     let scheduler =
         SchedulerSettings { step_tokens_max: STEP_TOKENS_MAX, ..SchedulerSettings::default() };
-    start_with(cpu, model, shape, scheduler)
+    start_with(cpu, model, shape, (scheduler, 0))
 }
 
-/// The same with other settings.
+/// The same with other settings, and so many bytes in the host's memory for what makes room.
 pub(crate) fn start_with(
     cpu: &Arc<Cpu>,
     model: &Arc<Model>,
     (slots, context): (usize, usize),
-    scheduler: SchedulerSettings,
+    (scheduler, host_cache_bytes): (SchedulerSettings, u64),
 ) -> Result<(Engine, EngineHandle)> {
     let (cpu, model) = (Arc::clone(cpu), Arc::clone(model));
     let factory = move || -> Result<Box<dyn Executor>, Fault> {
-        let runner = runner(&cpu, &model, (slots, context), KvFormat::Bf16);
+        let memory = (KvFormat::Bf16, host_cache_bytes);
+        let runner = runner_with_host(&cpu, &model, (slots, context), memory);
         let runner = runner.map_err(|error| Fault::internal(format!("{error:#}")))?;
         Ok(Box::new(runner))
     };

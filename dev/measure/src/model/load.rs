@@ -45,12 +45,22 @@ pub(crate) fn load(path: &Path, cpu: &Cpu, compute: Compute) -> Result<Loaded> {
     Ok(Loaded { model, open_s, pack_s, file_bytes: weights.bytes() })
 }
 
-/// A runner with room for `slots` requests of `context` positions each.
+/// A runner with room for `slots` requests of `context` positions each, and none in the host's memory besides.
 pub(crate) fn runner(
     cpu: &Arc<Cpu>,
     model: &Arc<Model>,
     (slots, context): (usize, usize),
     kv_format: KvFormat,
+) -> Result<CpuRunner> {
+    runner_with_host(cpu, model, (slots, context), (kv_format, 0))
+}
+
+/// The same with so many bytes in the host's memory besides.
+pub(crate) fn runner_with_host(
+    cpu: &Arc<Cpu>,
+    model: &Arc<Model>,
+    (slots, context): (usize, usize),
+    (kv_format, host_cache_bytes): (KvFormat, u64),
 ) -> Result<CpuRunner> {
     let options = RunnerOptions {
         step_tokens_max: STEP_TOKENS_MAX,
@@ -59,6 +69,7 @@ pub(crate) fn runner(
         // As much as those requests can fill.
         kv_budget: KvBudget::Bytes(u64::MAX),
         prefix_cache_bytes: None,
+        host_cache_bytes,
         kv_format,
     };
     Ok(CpuRunner::new(Arc::clone(cpu), Arc::clone(model), &options)?)

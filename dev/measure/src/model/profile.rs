@@ -132,5 +132,6 @@ fn name_of(work: Work) -> String {
         Work::SiluMul => "silu_mul".to_owned(),
         Work::Select => "select".to_owned(),
         Work::Sampling => "sampling".to_owned(),
+        Work::Copies => "copies".to_owned(),
     }
 }

@@ -1,15 +1,20 @@
 //! `cargo xtask bench sharing`: what requests do to one another in the real engine. A long prompt among short ones, the
-//! second turn of a chat, two tenants of which one wants ten times as much.
+//! second turn of a chat, the same after another chat took its blocks, with and without a tier in the host's memory,
+//! two tenants of which one wants ten times as much.
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
 use clap::ArgMatches;
-use engine::{Engine, EngineHandle, NewRequest};
+use engine::{Engine, EngineHandle, NewRequest, SchedulerSettings};
 use models::Compute;
 use types::{SamplingParams, Service, TokenId};
 
-use super::{engine::start, load::load, streams::prompt};
+use super::{
+    engine::{start, start_with},
+    load::load,
+    streams::prompt,
+};
 use crate::{
     arguments,
     report::percent,
@@ -35,6 +40,12 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<()> {
     println!("{}, on {} threads", path.display(), cpu.pool.threads());
     with_engine(many(64)?, |handle| long_among_short(handle, model.spec.vocab_size))?;
     with_engine(many(64)?, |handle| second_turn(handle, model.spec.vocab_size))?;
+    // One slot, and so no blocks for two histories.
+    for host_cache_bytes in [0, 1 << 30] {
+        let settings = SchedulerSettings::default();
+        let started = start_with(&cpu, &model, (1, CONTEXT), (settings, host_cache_bytes))?;
+        with_engine(started, |handle| turn_after_another_chat(handle, model.spec.vocab_size))?;
+    }
     // Few slots, so that there is a queue.
     with_engine(many(8)?, |handle| tenants(handle, model.spec.vocab_size))
 }
@@ -91,15 +102,11 @@ fn long_among_short(handle: &EngineHandle, vocab_size: usize) -> Result<()> {
 /// A chat with a long history, and its next turn.
 fn second_turn(handle: &EngineHandle, vocab_size: usize) -> Result<()> {
     let salt = fresh_salt();
-    let ask = |prompt: Vec<TokenId>| -> Result<Answer> {
-        let requests = vec![(Duration::ZERO, request(prompt, 16, "", &salt))];
-        Ok(run_requests(handle, requests)?.remove(0))
-    };
     let mut history = prompt(vocab_size, 1, HISTORY);
-    let first = ask(history.clone())?;
+    let first = ask(handle, history.clone(), &salt)?;
     history.extend(&first.tokens);
     history.extend(prompt(vocab_size, 2, TURN));
-    let second = ask(history)?;
+    let second = ask(handle, history, &salt)?;
     println!(
         "a chat of {HISTORY} tokens: first token after {:.0} ms, of its next turn after {:.0} ms: {}\n",
         1e3 * first.first_s(),
@@ -107,6 +114,32 @@ fn second_turn(handle: &EngineHandle, vocab_size: usize) -> Result<()> {
         percent(second.first_s(), first.first_s())
     );
     Ok(())
+}
+
+/// A chat with a long history, and its next turn after another chat's history took the blocks.
+fn turn_after_another_chat(handle: &EngineHandle, vocab_size: usize) -> Result<()> {
+    let salt = fresh_salt();
+    let mut history = prompt(vocab_size, 1, HISTORY);
+    let first = ask(handle, history.clone(), &salt)?;
+    ask(handle, prompt(vocab_size, 3, HISTORY + 2000), &salt)?;
+    history.extend(&first.tokens);
+    history.extend(prompt(vocab_size, 2, TURN));
+    let second = ask(handle, history, &salt)?;
+    let stats = handle.stats();
+    println!(
+        "a chat of {HISTORY} tokens whose blocks another took, {} blocks in the host's memory: first token after {:.0} ms, of its next turn after {:.0} ms: {}; {} tokens brought back\n",
+        stats.host_blocks_total,
+        1e3 * first.first_s(),
+        1e3 * second.first_s(),
+        percent(second.first_s(), first.first_s()),
+        stats.host_hit_tokens,
+    );
+    Ok(())
+}
+
+fn ask(handle: &EngineHandle, prompt: Vec<TokenId>, salt: &Arc<str>) -> Result<Answer> {
+    let requests = vec![(Duration::ZERO, request(prompt, 16, "", salt))];
+    Ok(run_requests(handle, requests)?.remove(0))
 }
 
 /// Two tenants of equal weight, one of which sends ten times as many requests.

@@ -82,7 +82,7 @@ impl Case<'_> {
         let &Self { prompt, streams, temperature, draft_tokens_max } = self;
         let context = prompt.len() + OUTPUT_TOKENS as usize;
         let scheduler = SchedulerSettings { draft_tokens_max, ..SchedulerSettings::default() };
-        let (engine, handle) = start_with(cpu, model, (streams, context), scheduler)?;
+        let (engine, handle) = start_with(cpu, model, (streams, context), (scheduler, 0))?;
         let once = || {
             let salt = fresh_salt();
             let request = |stream: usize| NewRequest {

@@ -89,7 +89,7 @@ impl<'r, E: Executor> Streams<'r, E> {
             items.push(WorkItem { slot, positions, draft: Vec::new(), block_tables, sample });
         }
         let admit = std::mem::take(&mut self.admit);
-        StepPlan { id: StepId(self.step), release: Vec::new(), admit, items }
+        StepPlan { id: StepId(self.step), release: Vec::new(), admit, copies: Vec::new(), items }
     }
 
     /// Whether a request still has positions of its prompt to compute.
@@ -116,7 +116,13 @@ impl<'r, E: Executor> Streams<'r, E> {
     pub(crate) fn end(mut self) -> Result<()> {
         let release = (0..self.streams.len() as u32).map(SlotId).collect();
         let id = StepId(self.step);
-        self.run(StepPlan { id, release, admit: Vec::new(), items: Vec::new() })?;
+        self.run(StepPlan {
+            id,
+            release,
+            admit: Vec::new(),
+            copies: Vec::new(),
+            items: Vec::new(),
+        })?;
         Ok(())
     }
 

@@ -19,7 +19,8 @@ use scheduler::{
     testing::{FakeModel, expected_output},
 };
 use types::{
-    BlockId, Fault, FinishReason, Request, RequestEvent, RequestId, SlotId, StepPlan, TokenId,
+    BlockId, CopyDirection, Fault, FinishReason, HostSlot, Request, RequestEvent, RequestId,
+    SlotId, StepPlan, TokenId,
 };
 
 pub use script::{Action, Arrival, Script, Setup};
@@ -45,9 +46,13 @@ struct Soak {
     aborted: BTreeSet<RequestId>,
     /// On whose behalf the blocks were written, by group.
     salts: BTreeMap<(usize, BlockId), Arc<str>>,
+    /// The same of what is in the host's memory.
+    host_salts: BTreeMap<(usize, HostSlot), Arc<str>>,
     /// Slots whose requests have had an item.
     begun: BTreeSet<SlotId>,
     now: Duration,
+    /// How long it takes to copy a block. With some scripts as long as to compute it.
+    copy_us: u64,
     steps: u64,
     empty_steps: u32,
     defect: Option<Defect>,
@@ -132,8 +137,10 @@ impl Soak {
             streams: BTreeMap::new(),
             aborted: BTreeSet::new(),
             salts: BTreeMap::new(),
+            host_salts: BTreeMap::new(),
             begun: BTreeSet::new(),
             now: Duration::ZERO,
+            copy_us: u64::from(script.setup.host) * 20,
             steps: 0,
             empty_steps: 0,
             defect,
@@ -174,6 +181,7 @@ impl Soak {
     fn lose_executor(&mut self) {
         self.under_way.clear();
         self.salts.clear();
+        self.host_salts.clear();
         self.begun.clear();
         let fault = Fault::internal("lost twice");
         let events = self.scheduler.requeue_all(&fault, self.now);
@@ -193,7 +201,8 @@ impl Soak {
         }
         if let Some(plan) = self.under_way.pop_front() {
             self.empty_steps = 0;
-            let took_us = 2000 + 300 * plan.token_count() as u64 + u64::from(noise_us);
+            let (positions, copies) = (plan.token_count() as u64, plan.copies.len() as u64);
+            let took_us = 2000 + 300 * positions + self.copy_us * copies + u64::from(noise_us);
             self.now += Duration::from_micros(took_us);
             let outcome = self.model.run(&plan);
             let events = self.scheduler.commit(outcome, self.now).expect("the plan was answered");
@@ -211,6 +220,21 @@ impl Soak {
     fn check_salts(&mut self, plan: &StepPlan) {
         for slot in &plan.release {
             self.begun.remove(slot);
+        }
+        for copy in &plan.copies {
+            let group = copy.group as usize;
+            let (block, slot) = ((group, copy.block), (group, copy.slot));
+            match copy.direction {
+                CopyDirection::ToHost => {
+                    let salt = self.salts.get(&block).expect("what is kept was written");
+                    self.host_salts.insert(slot, salt.clone());
+                }
+                CopyDirection::ToDevice => {
+                    let salt = self.host_salts.get(&slot);
+                    let salt = salt.expect("what is brought back was kept");
+                    self.salts.insert(block, salt.clone());
+                }
+            }
         }
         for item in &plan.items {
             let id = self.scheduler.request_in(item.slot).expect("an item has a request");

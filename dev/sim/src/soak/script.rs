@@ -44,6 +44,8 @@ pub struct Setup {
     pub target_ms: u32,
     /// Most tokens guessed at once; 0 for none.
     pub draft: u32,
+    /// Contents of blocks in the host's memory, in each cache group; 0 for no such tier.
+    pub host: u32,
 }
 
 /// One thing that happens.
@@ -108,6 +110,10 @@ impl Script {
             target_ms: random.between(0, 30),
             // From numbers of its own, so that all else of a script does not depend on it.
             draft: Random::new(!seed).between(0, 6),
+            host: {
+                let mut random = Random::new(seed.rotate_left(32));
+                if random.chance(3) { 0 } else { random.between(1, 80) }
+            },
         };
         // Some lose the executor every few dozen steps, so that what outlives a loss, or should not, is seen soon.
         let loses_often = Random::new(seed.rotate_left(32)).chance(4);
@@ -180,6 +186,7 @@ impl Setup {
         let groups = self.groups.iter();
         let group = |&(blocks, block_tokens): &(u32, u32)| CacheGroup {
             blocks_kept: blocks / 2,
+            host_blocks: self.host,
             ..CacheGroup::new(blocks, block_tokens)
         };
         ExecutorInfo {
@@ -229,12 +236,13 @@ impl fmt::Display for Script {
             policy,
             target_ms,
             draft,
+            host,
         } = &self.setup;
         let groups: Vec<String> =
             groups.iter().map(|(blocks, tokens)| format!("{blocks}x{tokens}")).collect();
         writeln!(
             f,
-            "setup groups={} in_flight={in_flight} step={step} chunk={chunk} running={running} waiting={waiting} reserve={reserve} growth={growth} prefix_cache={} policy={policy} target_ms={target_ms} draft={draft}",
+            "setup groups={} in_flight={in_flight} step={step} chunk={chunk} running={running} waiting={waiting} reserve={reserve} growth={growth} prefix_cache={} policy={policy} target_ms={target_ms} draft={draft} host={host}",
             groups.join(","),
             u8::from(*prefix_cache),
         )?;
@@ -348,6 +356,7 @@ fn read_setup(fields: &Fields<'_>) -> Result<Setup, String> {
             .0,
         target_ms: fields.number("target_ms")?,
         draft: fields.number("draft")?,
+        host: fields.number("host")?,
     })
 }
 

@@ -7,6 +7,7 @@ mod soaks;
 
 use scheduler::Settings;
 use sim::{
+    host,
     waits::{self, Arrivals},
     workload::{Workload, load_of},
 };
@@ -92,6 +93,22 @@ fn waits_come_as_they_were_predicted() {
     assert!(found.counted > 10_000, "{found:?}");
     assert!((found.predicted_s / found.actual_s - 1.0).abs() < 0.05, "{found:?}");
     assert!(found.within_a_fifth > 0.95, "{found:?}");
+}
+
+#[test]
+fn a_history_that_made_room_comes_back_from_the_host() {
+    for device in [cpu(), gpu()] {
+        let [without, with] = [0, 8].map(|times| {
+            let jobs = host::jobs(&device, 60.0, 7);
+            let device = host::device(&device, times);
+            let measured = simulate::run(&device, settings(&device, "fair"), jobs, Fleet::ONE, 7)
+                .expect("it can run");
+            Report::of(&measured, Some("later"), TARGETS)
+        });
+        let [without_ms, with_ms] = [&without, &with].map(|report| report.first_token_ms[0]);
+        assert!(with_ms * 2.0 < without_ms, "{}: {with_ms} ms, {without_ms}", device.name);
+        assert!(with.cached > 0.8 && without.cached < 0.5, "{with:?}, {without:?}");
+    }
 }
 
 #[test]
