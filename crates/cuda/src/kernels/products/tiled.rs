@@ -182,8 +182,7 @@ impl TiledKernels {
     /// Multiplies.
     ///
     /// # Panics
-    /// If the weights are not quantized or their layout is not among those that were compiled, a buffer is too small, or a
-    /// norm follows.
+    /// If the weights are not quantized or of a layout that was not compiled, a buffer is too small, or a norm follows.
     pub fn multiply(
         &self,
         stream: &Stream,
