@@ -79,8 +79,7 @@ impl Pace {
         self.arrived = now;
     }
 
-    /// A step of these positions, with a part of a prompt among them or not, in which so many blocks were copied, took so
-    /// long.
+    /// A step of these positions, with prompts among them or not, in which so many blocks were copied, took so long.
     pub(crate) fn observe<'a>(
         &mut self,
         items: impl Iterator<Item = &'a Range<u32>>,
