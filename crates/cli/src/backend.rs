@@ -20,12 +20,6 @@ use crate::{
     settings::Settings,
 };
 
-/// Of the host's memory no more than this is taken for the KV cache of a GPU unless it is asked for, since what is
-/// pinned cannot be used for anything else,
-const HOST_CACHE_BYTES_MAX: u64 = 8 << 30;
-/// and no more than this part of what is free.
-const HOST_CACHE_PART_OF_FREE: u64 = 4;
-
 /// A model where it runs.
 pub(crate) struct Backend {
     pub(crate) device: Device,
@@ -72,21 +66,6 @@ impl Device {
         self.count(settings, "engine.running_max", 64, 256)
     }
 
-    /// Memory of the host for what made room in the KV cache. It can only be found as a prefix.
-    fn host_cache_bytes(&self, settings: &Settings) -> u64 {
-        if !settings.switch("engine.prefix_cache") {
-            return 0;
-        }
-        settings.integer("engine.host_cache_bytes").unwrap_or_else(|| match self.kind {
-            // It would be memory of the same kind.
-            DeviceKind::Cpu => 0,
-            DeviceKind::Gpu => {
-                let free = device::cpu::available_memory_bytes().unwrap_or(0);
-                HOST_CACHE_BYTES_MAX.min(free / HOST_CACHE_PART_OF_FREE)
-            }
-        })
-    }
-
     fn count(&self, settings: &Settings, key: &str, on_cpu: u32, on_gpu: u32) -> u32 {
         let default = match self.kind {
             DeviceKind::Cpu => on_cpu,
@@ -94,6 +73,14 @@ impl Device {
         };
         count(settings, key).unwrap_or(default)
     }
+}
+
+/// Memory of the host for what made room in the KV cache. It can only be found as a prefix.
+fn host_cache_bytes(settings: &Settings) -> u64 {
+    if !settings.switch("engine.prefix_cache") {
+        return 0;
+    }
+    settings.integer("engine.host_cache_bytes").unwrap_or(0)
 }
 
 fn count(settings: &Settings, key: &str) -> Option<u32> {
@@ -131,7 +118,7 @@ impl Backend {
                 KvBudget::Bytes,
             ),
             prefix_cache_bytes: settings.integer("engine.prefix_cache_bytes"),
-            host_cache_bytes: device.host_cache_bytes(settings),
+            host_cache_bytes: host_cache_bytes(settings),
             kv_format: kv_format(settings),
         };
         let (architecture, vocab_size) = (model.spec.architecture, model.spec.vocab_size);
@@ -177,7 +164,7 @@ impl Backend {
                 || GpuBudget::FractionOfAll(settings.number("engine.gpu_memory_fraction")),
                 GpuBudget::Bytes,
             ),
-            host_cache_bytes: device.host_cache_bytes(settings),
+            host_cache_bytes: host_cache_bytes(settings),
             tune: true,
         };
         let (architecture, vocab_size) = (model.spec.architecture, model.spec.vocab_size);

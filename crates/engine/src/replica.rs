@@ -249,6 +249,7 @@ impl Replica {
         metrics.set_requests(running, waiting);
         metrics.set_kv_blocks(used, total);
         self.shared.set_service_rate(self.scheduler.service_rate());
+        numbers.places_free.store(self.scheduler.places_free(), Ordering::Relaxed);
     }
 }
 

@@ -337,6 +337,9 @@ impl PrefixIndex {
 
     /// Forgets what is in the host's memory behind a known block.
     pub(crate) fn forget_behind(&mut self, block: BlockId) {
+        if !self.has_children(block) {
+            return;
+        }
         let mut behind = vec![self.node_in(block)];
         // From beginnings to ends.
         for node in self.host.resting().rev() {

@@ -87,6 +87,11 @@ impl ServiceMeter {
         self.state = if fills_again { QueueState::Full } else { state };
     }
 
+    /// Whether the next has to wait for one that is being served to end, as far as was seen last.
+    pub fn is_full(&self) -> bool {
+        self.state == QueueState::Full
+    }
+
     /// The rate measured.
     pub fn rate(&self) -> ServiceRate {
         let full = self.previous.full.and(self.current.full);

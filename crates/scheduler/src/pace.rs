@@ -187,7 +187,11 @@ impl StepPace {
         step.begin_prompts();
         let blocks = step.target_s.map(|target_s| (target_s - step.planned_s) / self.copy_s());
         let blocks = blocks.map_or(u32::MAX, |blocks| (blocks as u32).max(1));
-        if self.copy_s() > 0.0 { blocks } else { COPIES_UNMEASURED_MAX }
+        if self.copy_s() > 0.0 {
+            blocks
+        } else {
+            COPIES_UNMEASURED_MAX.saturating_sub(self.copies).max(1)
+        }
     }
 
     /// Positions of a prompt, which are all that is left of it or not.

@@ -236,8 +236,8 @@ impl Scheduler {
     /// Gives a waiting request a slot, the blocks of all its tokens, those that are cached among them, and its first
     /// positions in the step, if copies leave time for any. What is in the host's memory is brought back from there if
     /// that is sooner than to compute it again. The caller saw that there are a slot and blocks; where there is no time
-    /// left in the step, or no blocks after all since hashes collide, nothing changes. Says whether it started.
-    pub(crate) fn start(&mut self, draft: &mut Draft, id: RequestId) -> bool {
+    /// left in the step, or no blocks after all since hashes collide, nothing changes. The slot, if it started.
+    pub(crate) fn start(&mut self, draft: &mut Draft, id: RequestId) -> Option<SlotId> {
         let (_, sequence) = self.queue.get(id).expect("the caller saw it wait");
         let mut tables = self.kv.tables();
         let Sequence { key, tokens, .. } = sequence;
@@ -253,7 +253,7 @@ impl Scheduler {
         if !has_time || self.kv.grow(&mut tables, sequence.len()).is_err() {
             draft.stopped = has_time.then_some(Cause::Blocks);
             self.kv.release(tables);
-            return false;
+            return None;
         }
         let (ticket, mut sequence) = self.queue.remove(id).expect("seen above");
         sequence.account.start(draft.now, &self.line.clock);
@@ -285,7 +285,12 @@ impl Scheduler {
         let slot = self.slots.insert(running).expect("the caller saw a free slot");
         draft.admit.extend(self.slots.get(slot).map(|running| running.admission(slot)));
         self.schedule_chunk(draft, slot);
-        true
+        Some(slot)
+    }
+
+    /// Whether something of a running request is still to come back from the host's memory.
+    pub(crate) fn is_restoring(&self, slot: SlotId) -> bool {
+        self.slots.get(slot).is_some_and(|running| running.on_host_end > running.planned)
     }
 
     /// What a request that starts found of itself, and why not more. What is brought back from the host's memory is

@@ -206,6 +206,14 @@ impl Scheduler {
         self.slots.of(id).is_some()
     }
 
+    /// Slots that new requests find free: none as long as they wait for blocks, whatever slots there are.
+    pub fn places_free(&self) -> u32 {
+        if self.meter.is_full() {
+            return 0;
+        }
+        self.settings.running_max.saturating_sub(self.slots.len() as u32)
+    }
+
     /// How fast requests leave the queue.
     pub fn service_rate(&self) -> ServiceRate {
         self.meter.rate()

@@ -251,6 +251,8 @@ struct Pairs<'a> {
 impl<L: Lanes + Dots + PairDots> Products<L> for Pairs<'_> {
     #[inline(always)]
     fn tile<const N: usize, const P: usize>(&self, panels: [&[u8]; P], row: usize) -> [[L; N]; P] {
+        // Tiles of 12, 8 and 4 rows begin with a quad; those of 6 would not.
+        const { assert!(L::SUMS == 24) };
         // Quads beyond the last row are not read; the first stands in for them.
         let quad = row / QUAD;
         let first = self.input.quad(quad);

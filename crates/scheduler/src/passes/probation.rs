@@ -19,7 +19,7 @@ pub(crate) fn probation(scheduler: &mut Scheduler, draft: &mut Draft) -> bool {
         }
         return still_runs;
     }
-    next(scheduler, draft).is_some_and(|id| scheduler.start(draft, id))
+    next(scheduler, draft).is_some_and(|id| scheduler.start(draft, id).is_some())
 }
 
 /// Whether the next step goes to a request on probation. Such a step is under way alone, or nobody could tell which of

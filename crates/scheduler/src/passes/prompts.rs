@@ -25,11 +25,14 @@ pub(crate) fn prompts(scheduler: &mut Scheduler, draft: &mut Draft) {
             running.and_then(|slot| scheduler.slots.get(slot)).map(|r| r.ticket.rank);
         match (waiting, running) {
             (Some(waiting), _) if running_rank.is_none_or(|rank| waiting.rank < rank) => {
-                is_open = scheduler.start(draft, waiting.id);
+                // One whose history is still on its way back from the host's memory takes no time to compute, and must
+                // not let in all that wait.
+                let started = scheduler.start(draft, waiting.id);
+                is_open = started.is_some_and(|slot| !scheduler.is_restoring(slot));
             }
             (_, Some(slot)) => {
                 under_way.pop_front();
-                if !scheduler.schedule_chunk(draft, slot) {
+                if !scheduler.schedule_chunk(draft, slot) && !scheduler.is_restoring(slot) {
                     return;
                 }
             }

@@ -1,15 +1,15 @@
-// Products of quantized weights with tens to hundreds of rows: output[row][n] = sum over k of input[row][k] × weights[n][k].
-// Weights are read once for each ROWS rows and become bfloat16 in registers; inputs wait in shared memory.
+// Products of quantized weights with tens of rows: output[row][n] = sum over k of input[row][k] × weights[n][k]. Weights
+// are read once for each ROWS rows and become bfloat16 in registers; inputs wait in shared memory.
 //
 // A block takes 128 rows of the matrix and ROWS rows of the input, with mma.m16n8k16: the weights are the A operand, the
 // input the B operand. Warps are four along the matrix, two tiles of 16 each, by two along K: of the 128 inputs of a
-// stage, one half each. Where there are fewer blocks than the GPU holds, several share K (`splits`): each leaves its
-// sums in memory, and the last one adds them up, in their order.
+// stage, one half each. Where there are fewer blocks than the GPU holds, several share K (`splits`): each leaves its sums
+// in memory, and the last one adds them up, in their order.
 //
 // Within 32 inputs a lane holds neighbouring values where the instruction's layout wants others: a sum may be taken in
 // any order, if both operands keep to the same one (quantized.cuh).
 //
-// Macros: ROWS, 32, 64 or 128; STAGES of the ring; EPILOGUE: 0 bfloat16; 1 float; 2 add to floats; 3 silu(gate) × up in
+// Macros: ROWS, 64 or 128; STAGES of the ring; EPILOGUE: 0 bfloat16; 1 float; 2 add to floats; 3 silu(gate) × up in
 // bfloat16, with a second half of the matrix, `outputs` rows further down; those of quantized.cuh.
 // Launch: [row blocks, blocks of the matrix, splits], 256 threads.
 
@@ -135,7 +135,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, ROWS > 64 ? 1 : 2) tile
 #pragma unroll
             for (int first = 0; first < RECORD_BYTES; first += 512)
                 if (first + 512 <= RECORD_BYTES || lane < (RECORD_BYTES - first) / 16)
-                    copy_or_zero(target + tile * STORED_BYTES + first, inside ? records[tile] + first : records[tile], inside);
+                    copy_or_zero(target + tile * STORED_BYTES + first, records[tile] + (inside ? first : 0), inside);
             if (lane < OUTER_BYTES / 16)
                 copy_or_zero(target + tile * STORED_BYTES + RECORD_BYTES,
                              outers[tile] + (inside ? step / STEPS_PER_OUTER * OUTER_BYTES : 0), inside);
