@@ -48,9 +48,8 @@ impl ServedModel {
     /// Most tokens of one request, prompt and answer: what the model can take, or less where the KV pool is smaller.
     pub(crate) fn context_max(&self) -> u32 {
         let info = self.engine.info();
-        let in_group = |group: &CacheGroup| group.blocks.saturating_mul(group.block_tokens);
-        let pool = info.cache_groups.iter().map(in_group).min();
-        pool.map_or(info.context_max, |pool| pool.min(info.context_max))
+        let pool = info.cache_groups.iter().map(CacheGroup::positions_of_one).min();
+        pool.map_or(info.context_max, |pool| pool.min(info.context_max.into()) as u32)
     }
 }
 

@@ -49,6 +49,7 @@ impl Setup {
             out.number(group.block_tokens);
             out.number(group.blocks_kept);
             out.number(group.host_blocks);
+            out.optional(group.window, Output::number);
         });
         for limit in [step_tokens_max, slots_max, context_max, vocab_size] {
             out.number(*limit);
@@ -93,6 +94,7 @@ impl Setup {
                 block_tokens: input.number()?,
                 blocks_kept: input.number()?,
                 host_blocks: input.number()?,
+                window: input.optional(Input::number)?,
             })
         };
         let info = ExecutorInfo {

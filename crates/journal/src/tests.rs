@@ -43,6 +43,7 @@ fn run(seed: u64, tokens: TokenRecord) -> (Vec<u8>, u64, Vec<Explanation>) {
             block_tokens: 4,
             blocks_kept: 16,
             host_blocks: 12,
+            window: None,
         }],
         step_tokens_max: 32,
         slots_max: 6,
@@ -317,7 +318,7 @@ fn damage_is_named_and_what_stands_before_is_read() {
     assert!(matches!(error(&bytes[..20]), Error::Setup(Damage::Truncated { .. })));
     let mut other = bytes.clone();
     other[crate::journal::MAGIC.len()] = 99;
-    assert_eq!(error(&other).to_string(), "the journal has format 99; this program reads format 3");
+    assert_eq!(error(&other).to_string(), "the journal has format 99; this program reads format 4");
     let mut spoilt = bytes.clone();
     spoilt[crate::journal::MAGIC.len() + 5] ^= 1;
     assert!(matches!(error(&spoilt), Error::Setup(Damage::Corrupt { .. })));

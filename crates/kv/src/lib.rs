@@ -7,9 +7,13 @@
 //! earlier one takes its blocks, held or not. Where blocks run out, those go that nobody holds, the longest unused
 //! first; what is in them may go to the host's memory and come back from there (see `host.rs`).
 //!
+//! Where a group has a window, a request gives its blocks back as they fall out of it, and holds no more than the
+//! window and what steps under way add, however long it gets.
+//!
 //! What always holds: free and held blocks are all blocks; no block is free twice; the count of a block is the
 //! number of tables that hold it; a table changes at its end alone, until it is given back whole, but for blocks that
-//! nothing was computed in; what is before something that can be found can be found too, and in the pool if that is.
+//! nothing was computed in and those that fell out of a window; what is before something that can be found is known
+//! too, and without a window can be found, and in the pool if that is.
 //! [`KvManager::invariants`] checks it.
 
 mod host;

@@ -24,6 +24,22 @@ pub enum Error {
         /// Positions of each.
         block_tokens: u32,
     },
+    /// A cache group sees nothing.
+    #[error("cache group {group} has a window of 0 positions: a position sees itself at least")]
+    EmptyWindow {
+        /// Which group.
+        group: usize,
+    },
+    /// What falls out of a window does not go to the host's memory, and a hit is in one place in all groups.
+    #[error(
+        "cache group {group} has {host_blocks} blocks in the host's memory: 0 where any group has a window"
+    )]
+    HostBesideWindow {
+        /// Which group.
+        group: usize,
+        /// Its blocks in the host's memory.
+        host_blocks: u32,
+    },
 }
 
 /// A cache group has too few free blocks.
@@ -42,8 +58,8 @@ pub struct Shortage {
 pub struct Hit {
     /// The first positions of the sequence, whole blocks in every group, wherever they are.
     pub positions: u32,
-    /// For each group, how many of their blocks somebody holds: the others are among the free ones, or their contents
-    /// are in the host's memory.
+    /// For each group, how many of the blocks wanted of them somebody holds: the others are among the free ones, or
+    /// their contents are in the host's memory. Wanted are those that the next position sees.
     pub held: Vec<u32>,
 }
 
@@ -88,9 +104,17 @@ impl KvManager {
     /// A cache of these groups, all free. A model without a cache has none. Without `finds_prefixes`, every request
     /// computes all of its positions.
     pub fn new(groups: &[CacheGroup], finds_prefixes: bool) -> Result<Self, Error> {
-        for (group, &CacheGroup { blocks, block_tokens, .. }) in groups.iter().enumerate() {
+        let has_windows = groups.iter().any(|group| group.window.is_some());
+        for (group, limits) in groups.iter().enumerate() {
+            let &CacheGroup { blocks, block_tokens, host_blocks, window, .. } = limits;
             if blocks == 0 || block_tokens == 0 {
                 return Err(Error::EmptyGroup { group, blocks, block_tokens });
+            }
+            if window == Some(0) {
+                return Err(Error::EmptyWindow { group });
+            }
+            if has_windows && host_blocks > 0 {
+                return Err(Error::HostBesideWindow { group, host_blocks });
             }
         }
         let hit_tokens = groups
@@ -127,14 +151,21 @@ impl KvManager {
             let blocks = hashes.partition_point(|hash| pool.index.find(*hash).is_some());
             blocks as u32 * pool.block_tokens()
         };
-        let positions = self.hit(groups().map(known), positions_max);
+        let is_there = |group: usize, block: usize| {
+            let index = &self.pools[group].index;
+            index.find(key.groups[group][block]).is_some_and(|node| !index.is_nowhere(node))
+        };
+        let positions = self.hit_within(groups().map(known), positions_max, is_there);
         let held = |(pool, hashes): (&BlockPool, &Vec<u64>)| {
-            let hit = &hashes[..(positions / pool.block_tokens()) as usize];
+            let hit = &hashes[wanted(pool, positions)];
             let is_held = |hash: &u64| {
                 let block = pool.index.find(*hash).and_then(|node| pool.index.block_of(node));
                 block.is_some_and(|block| pool.holders(block) > 0)
             };
-            hit.partition_point(is_held) as u32
+            match pool.group().window {
+                Some(_) => hit.iter().filter(|hash| is_held(hash)).count() as u32,
+                None => hit.partition_point(is_held) as u32,
+            }
         };
         Hit { positions, held: groups().map(held).collect() }
     }
@@ -160,6 +191,8 @@ impl KvManager {
         Some(match missing.next() {
             Some((pool, hash)) if pool.index.was_evicted(hash) => Miss::Evicted,
             Some((pool, hash)) if pool.index.has_content(key.content(hash)) => Miss::OtherSalt,
+            // What was there is known for the sake of what comes after it, and is nowhere any more.
+            None if self.has_windows() => Miss::Evicted,
             _ => Miss::Unknown,
         })
     }
@@ -183,6 +216,29 @@ impl KvManager {
         whole - whole % self.hit_tokens
     }
 
+    /// The same where of a group with a window only those blocks must be there that the next position sees: `is_there`
+    /// says it of a group's block.
+    fn hit_within(
+        &self,
+        known: impl Iterator<Item = u32>,
+        positions_max: u32,
+        is_there: impl Fn(usize, usize) -> bool,
+    ) -> u32 {
+        let mut positions = self.hit(known, positions_max);
+        let windowed = |(_, pool): &(usize, &BlockPool)| pool.group().window.is_some();
+        loop {
+            let missing =
+                self.pools.iter().enumerate().filter(windowed).find_map(|(group, pool)| {
+                    let block =
+                        wanted(pool, positions).rev().find(|block| !is_there(group, *block))?;
+                    Some(block as u32 * pool.block_tokens())
+                });
+            // Every hit from there on up to this one wants that block as well.
+            let Some(end) = missing else { return positions };
+            positions = end - end % self.hit_tokens;
+        }
+    }
+
     /// Puts the blocks that hold the first positions of a sequence, at most `positions_max`, into `tables`, which are
     /// empty. How many positions those are, and how many more could be brought back from the host's memory.
     pub fn take(
@@ -200,19 +256,26 @@ impl KvManager {
             .collect();
         let groups = || chains.iter().zip(&self.pools);
         let known = groups().map(|(chain, pool)| chain.len() as u32 * pool.block_tokens());
-        let all = self.hit(known, positions_max);
-        let in_pool = groups().map(|(chain, pool)| {
+        let all = self.hit_within(known, positions_max, |group, block| {
+            !self.pools[group].index.is_nowhere(chains[group][block])
+        });
+        // Nothing is in the host's memory where there are windows.
+        let full = groups().filter(|(_, pool)| pool.group().window.is_none());
+        let in_pool = full.map(|(chain, pool)| {
             let blocks = chain.partition_point(|node| pool.index.block_of(*node).is_some());
             blocks as u32 * pool.block_tokens()
         });
-        let positions = self.hit(in_pool, all);
+        let positions = self.hit(in_pool.chain([all]), all);
         for ((pool, table), chain) in self.pools.iter_mut().zip(&mut tables.groups).zip(&chains) {
             assert!(table.blocks.is_empty(), "a hit is at the beginning");
             let [taken, all] = [positions, all].map(|end| (end / pool.block_tokens()) as usize);
+            let wanted = wanted(pool, positions);
             let block_of = |node: &NodeId| pool.index.block_of(*node).expect("it is in the pool");
-            table.blocks.extend(chain[..taken].iter().map(block_of));
-            table.blocks.iter().for_each(|block| pool.share(*block));
-            table.known = table.blocks.len() as u32;
+            table.gone = wanted.start as u32;
+            table.blocks.resize(wanted.start, BlockId::GONE);
+            table.blocks.extend(chain[wanted].iter().map(block_of));
+            table.blocks[table.gone as usize..].iter().for_each(|block| pool.share(*block));
+            table.known = taken as u32;
             table.found = table.known;
             pool.index.touch(&chain[taken..all]);
         }
@@ -296,7 +359,9 @@ impl KvManager {
                 let before = pool.index.after(before, &key.salt);
                 let tokens = tokens_of(tokens, index, pool.block_tokens());
                 let hash = (hashes[index], key.content(hashes[index]));
-                if pool.index.insert(hash, table.blocks[index], before, tokens) {
+                if pool.has_node_room()
+                    && pool.index.insert(hash, table.blocks[index], before, tokens)
+                {
                     table.known += 1;
                 } else {
                     table.closed = true;
@@ -306,9 +371,18 @@ impl KvManager {
     }
 
     /// Gives back all blocks of `tables` and forgets what was computed there, as it may be wrong: except where others
-    /// have built on it.
-    pub fn release_spoilt(&mut self, mut tables: BlockTables) {
-        for (pool, table) in self.pools.iter_mut().zip(&mut tables.groups) {
+    /// have built on it. `key` and `tokens` are those of the sequence.
+    pub fn release_spoilt(&mut self, tables: BlockTables, key: &PrefixKey, tokens: &[TokenId]) {
+        let mut spoilt = Vec::new();
+        for (group, (pool, table)) in self.pools.iter_mut().zip(&tables.groups).enumerate() {
+            if pool.group().window.is_some() {
+                // Some of them it does not hold any more.
+                let known = key.groups.get(group).map_or(&[][..], |k| &k[..table.known as usize]);
+                let mut nodes = chain(pool, known, &key.salt, tokens);
+                nodes.drain(..nodes.len().min(table.found as usize));
+                spoilt.push((group, nodes));
+                continue;
+            }
             for block in table.blocks[table.found as usize..table.known as usize].iter().rev() {
                 if pool.holders(*block) > 1 {
                     break;
@@ -322,6 +396,9 @@ impl KvManager {
             }
         }
         self.release(tables);
+        for (group, nodes) in spoilt {
+            self.pools[group].forget_idle(&nodes);
+        }
     }
 
     /// Forgets what is in the blocks: the executor lost it.
@@ -340,18 +417,70 @@ impl KvManager {
 
     /// Makes `tables` hold at least `positions` positions, or changes nothing.
     pub fn grow(&mut self, tables: &mut BlockTables, positions: u32) -> Result<(), Shortage> {
+        self.grow_to(tables, |_| positions)
+    }
+
+    /// Makes `tables` hold all `len` positions of a request that starts, or changes nothing. Where there is a window,
+    /// they hold `positions` of them: the others come as those before are given back.
+    pub fn grow_to_start(
+        &mut self,
+        tables: &mut BlockTables,
+        positions: u32,
+        len: u32,
+    ) -> Result<(), Shortage> {
+        self.grow_to(tables, |group| if group.window.is_some() { positions } else { len })
+    }
+
+    fn grow_to(
+        &mut self,
+        tables: &mut BlockTables,
+        positions: impl Fn(&CacheGroup) -> u32,
+    ) -> Result<(), Shortage> {
+        let blocks = |pool: &BlockPool| pool.blocks_for(positions(pool.group()));
         for (group, (pool, table)) in self.pools.iter().zip(&tables.groups).enumerate() {
-            let wanted = pool.blocks_for(positions).saturating_sub(table.blocks.len() as u32);
+            let wanted = blocks(pool).saturating_sub(table.blocks.len() as u32);
             if wanted > pool.free() {
                 return Err(Shortage { group, wanted, free: pool.free() });
             }
         }
         for (pool, table) in self.pools.iter_mut().zip(&mut tables.groups) {
-            while (table.blocks.len() as u32) < pool.blocks_for(positions) {
+            while (table.blocks.len() as u32) < blocks(pool) {
                 table.blocks.push(pool.allocate().expect("the free blocks were counted above"));
             }
         }
         Ok(())
+    }
+
+    /// Whether some blocks are given back while their request goes on.
+    pub fn has_windows(&self) -> bool {
+        self.pools.iter().any(|pool| pool.group().window.is_some())
+    }
+
+    /// As many positions as `tables` can be made to hold if `spared` blocks of each group stay free; no less than they
+    /// hold now.
+    pub fn reach(&self, tables: &BlockTables, spared: u32) -> u32 {
+        let groups = self.pools.iter().zip(&tables.groups);
+        let reach = groups.map(|(pool, table)| {
+            let blocks = table.blocks.len() as u32 + pool.free().saturating_sub(spared);
+            blocks.saturating_mul(pool.block_tokens())
+        });
+        reach.min().unwrap_or(u32::MAX)
+    }
+
+    /// Gives back the blocks of `tables` that fell out of the window: all positions before `position` are computed, and
+    /// no step under way begins before it.
+    pub fn give_back(&mut self, tables: &mut BlockTables, position: u32) {
+        for (pool, table) in self.pools.iter_mut().zip(&mut tables.groups) {
+            if pool.group().window.is_none() {
+                continue;
+            }
+            let end = pool.group().first_held(position);
+            for index in (table.gone..end).rev() {
+                let block = std::mem::replace(&mut table.blocks[index as usize], BlockId::GONE);
+                pool.release(block);
+            }
+            table.gone = table.gone.max(end);
+        }
     }
 
     /// Gives back the blocks of `tables` beyond those that hold `positions` positions: nothing was kept there.
@@ -373,13 +502,13 @@ impl KvManager {
         for (pool, table) in self.pools.iter_mut().zip(tables.groups) {
             // Backwards, so that a request that comes next gets the blocks in their order, and so that of those that
             // can be found the last is the first to be dropped.
-            for block in table.blocks.into_iter().rev() {
-                pool.release(block);
+            for block in table.held().iter().rev() {
+                pool.release(*block);
             }
         }
     }
 
-    /// For each group, the blocks of `tables` that hold `0..positions`.
+    /// For each group, the blocks of `tables` that hold `0..positions`, or stand for those that were given back.
     pub fn covering(&self, tables: &BlockTables, positions: u32) -> Vec<Vec<BlockId>> {
         let covering = |(pool, table): (&BlockPool, &BlockTable)| {
             table.blocks[..pool.blocks_for(positions) as usize].to_vec()
@@ -420,9 +549,21 @@ impl KvManager {
     /// When something does not hold.
     pub fn invariants<'a>(&self, tables: impl Iterator<Item = &'a BlockTables> + Clone) {
         for (group, pool) in self.pools.iter().enumerate() {
-            pool.invariants(tables.clone().flat_map(|tables| tables.groups[group].blocks.clone()));
+            for table in tables.clone().map(|tables| &tables.groups[group]) {
+                let is_gone = |block: &&BlockId| **block == BlockId::GONE;
+                let gone = table.blocks.iter().take_while(is_gone).count();
+                assert_eq!(gone, table.gone as usize, "blocks given back are counted");
+                assert!(!table.held().iter().any(|block| is_gone(&block)), "a table has a hole");
+            }
+            pool.invariants(tables.clone().flat_map(|tables| tables.groups[group].held().to_vec()));
         }
     }
+}
+
+/// Those of the first blocks of a sequence that it needs to go on at a position, at the end of a block.
+fn wanted(pool: &BlockPool, position: u32) -> std::ops::Range<usize> {
+    let end = position / pool.block_tokens();
+    pool.group().first_held(position) as usize..end as usize
 }
 
 /// What a sequence finds of itself from its beginning, as long as it holds the same tokens.

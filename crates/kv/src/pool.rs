@@ -12,7 +12,7 @@ use crate::{
 /// host's memory.
 #[derive(Debug)]
 pub struct BlockPool {
-    block_tokens: u32,
+    group: CacheGroup,
     holders: Vec<u32>,
     /// A stack, so that the block given out next is the one whose memory was touched last.
     empty: Vec<BlockId>,
@@ -27,12 +27,12 @@ impl BlockPool {
     /// A pool with all blocks free.
     pub fn new(group: &CacheGroup) -> Self {
         Self {
-            block_tokens: group.block_tokens,
+            group: group.clone(),
             holders: vec![0; group.blocks as usize],
             empty: Vec::new(),
             touched: 0,
             kept: group.blocks_kept.min(group.blocks),
-            index: PrefixIndex::new(group.blocks, group.host_blocks, group.block_tokens),
+            index: PrefixIndex::new(group),
         }
     }
 
@@ -106,6 +106,24 @@ impl BlockPool {
         table.found += 1;
     }
 
+    /// Makes room for one more node, by dropping what has been of no use longest. Says whether there is any.
+    pub(crate) fn has_node_room(&mut self) -> bool {
+        while self.index.is_full() {
+            let Some(block) = self.index.evict() else { return false };
+            self.empty.push(block);
+        }
+        true
+    }
+
+    /// Forgets what nobody holds of nodes of one sequence, in order, that may be wrong: from the last one on until one
+    /// that somebody holds, or has built on.
+    pub(crate) fn forget_idle(&mut self, nodes: &[NodeId]) {
+        for node in nodes.iter().rev() {
+            let Some(block) = self.index.take_idle(*node) else { break };
+            self.empty.extend(block);
+        }
+    }
+
     /// Makes all blocks fresh, of which none is held.
     pub(crate) fn forget_all(&mut self) {
         if planted::strikes(Planted::StaleCache) {
@@ -121,14 +139,19 @@ impl BlockPool {
         self.holders[block.0 as usize]
     }
 
+    /// What the group is.
+    pub fn group(&self) -> &CacheGroup {
+        &self.group
+    }
+
     /// Blocks that hold `positions` positions.
     pub fn blocks_for(&self, positions: u32) -> u32 {
-        positions.div_ceil(self.block_tokens)
+        self.group.blocks_for(positions)
     }
 
     /// Positions a block holds.
     pub fn block_tokens(&self) -> u32 {
-        self.block_tokens
+        self.group.block_tokens
     }
 
     /// Blocks that nobody holds.

@@ -8,15 +8,22 @@
 //! nobody holds, the one that was let go of longest ago has none behind it in the pool, and can make room: its content
 //! moves to the host's memory (`host.rs`) where there is such a tier, and is forgotten where not. What can be found is
 //! a node, wherever its content is. What is in the pool never stands behind something that is not.
+//!
+//! Where a group has a window, blocks are let go of from the beginning on, while what stands behind them is in use.
+//! There a node whose content had to go stays as long as any stands behind it: its tokens are compared, but its content
+//! is nowhere. A hit needs the contents of those blocks alone that the next position sees.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
-use types::{BlockCopy, BlockId, HostSlot, TokenId};
+use types::{BlockCopy, BlockId, CacheGroup, HostSlot, TokenId};
 
 use crate::host::HostTier;
+
+/// As many nodes may be known for each block: most of them of sequences much longer than the window.
+const NODES_PER_BLOCK: usize = 64;
 
 /// The beginning of every chain of hashes.
 const CHAIN_START: u64 = 0x243f_6a88_85a3_08d3;
@@ -67,6 +74,8 @@ pub(crate) struct NodeId(u32);
 #[derive(Debug)]
 pub(crate) struct PrefixIndex {
     block_tokens: usize,
+    is_windowed: bool,
+    nodes_max: usize,
     by_hash: BTreeMap<u64, NodeId>,
     /// By block, what is in it.
     by_block: Vec<Option<NodeId>>,
@@ -115,11 +124,22 @@ struct Node {
     since: Option<u64>,
 }
 
+impl Node {
+    fn parent(&self) -> Option<NodeId> {
+        match self.before {
+            Before::Node(parent) => Some(parent),
+            Before::Salt(_) => None,
+        }
+    }
+}
+
 /// Where a content is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Device(BlockId),
     Host(HostSlot),
+    /// Only its tokens are known, as something stands behind it.
+    Nowhere,
 }
 
 /// What stands before a node.
@@ -132,9 +152,12 @@ pub(crate) enum Before {
 }
 
 impl PrefixIndex {
-    pub(crate) fn new(blocks: u32, host_blocks: u32, block_tokens: u32) -> Self {
+    pub(crate) fn new(group: &CacheGroup) -> Self {
+        let &CacheGroup { blocks, block_tokens, host_blocks, window, .. } = group;
         Self {
             block_tokens: block_tokens as usize,
+            is_windowed: window.is_some(),
+            nodes_max: blocks as usize * NODES_PER_BLOCK + host_blocks as usize,
             by_hash: BTreeMap::new(),
             by_block: vec![None; blocks as usize],
             nodes: Vec::new(),
@@ -163,11 +186,21 @@ impl PrefixIndex {
         self.by_hash.get(&hash).copied()
     }
 
-    /// The block that has a node's content, if it is not in the host's memory.
+    /// Whether no more nodes can be known.
+    pub(crate) fn is_full(&self) -> bool {
+        self.nodes.len() - self.unused.len() >= self.nodes_max
+    }
+
+    /// Whether a node's content had to go.
+    pub(crate) fn is_nowhere(&self, node: NodeId) -> bool {
+        self.node(node).place == Place::Nowhere
+    }
+
+    /// The block that has a node's content, if it is in the pool.
     pub(crate) fn block_of(&self, node: NodeId) -> Option<BlockId> {
         match self.node(node).place {
             Place::Device(block) => Some(block),
-            Place::Host(_) => None,
+            Place::Host(_) | Place::Nowhere => None,
         }
     }
 
@@ -185,7 +218,7 @@ impl PrefixIndex {
     }
 
     /// Lets the content of a block that is held be found. Not if a block has the same already, or if hashes collide.
-    /// What was in the host's memory is not needed there any more.
+    /// What was in the host's memory is not needed there any more, and what was nowhere is here again.
     pub(crate) fn insert(
         &mut self,
         (hash, content): (u64, u64),
@@ -253,7 +286,7 @@ impl PrefixIndex {
     }
 
     /// Gives away the block that was let go of longest ago. What was in it moves to the host's memory, where what has
-    /// been there longest makes room for it, or is forgotten.
+    /// been there longest makes room for it, or is forgotten; but what stands behind it must stay known.
     pub(crate) fn evict(&mut self) -> Option<BlockId> {
         let (_, node) = self.idle.pop_first()?;
         let block = self.block_of(node).expect("what is idle is in a block");
@@ -267,9 +300,15 @@ impl PrefixIndex {
                 self.host.copy_out(block, slot);
             }
             None => {
-                self.node_mut(node).since = None;
                 self.note_evicted(node);
-                self.remove(block);
+                let evicted = self.node_mut(node);
+                evicted.since = None;
+                if evicted.children > 0 {
+                    evicted.place = Place::Nowhere;
+                    self.by_block[block.0 as usize] = None;
+                } else {
+                    self.remove(block);
+                }
             }
         }
         Some(block)
@@ -299,9 +338,7 @@ impl PrefixIndex {
     /// Nodes of one sequence, in order, are about to be of use: those in the host's memory stay longest.
     pub(crate) fn touch(&mut self, nodes: &[NodeId]) {
         for &node in nodes.iter().rev() {
-            if self.block_of(node).is_some() {
-                continue;
-            }
+            let Place::Host(_) = self.node(node).place else { continue };
             let time = self.next_time();
             let since = self.node_mut(node).since.replace(time);
             self.host.wake(since.expect("what is in the host's memory rests"));
@@ -311,20 +348,25 @@ impl PrefixIndex {
 
     /// Brings what is in the host's memory back, into a block that is held.
     pub(crate) fn bring_back(&mut self, node: NodeId, block: BlockId) {
-        let slot = self.move_to(node, block);
+        let slot = self.move_to(node, block).expect("it is in the host's memory");
         self.host.copy_back(slot, block);
     }
 
-    /// A content that is in the host's memory is found in a block that is held from now on.
-    fn move_to(&mut self, node: NodeId, block: BlockId) -> HostSlot {
-        let moved = self.node_mut(node);
-        let Place::Host(slot) = moved.place else { panic!("it is in the host's memory") };
-        moved.place = Place::Device(block);
-        let since = moved.since.take().expect("what is in the host's memory rests");
-        self.host.wake(since);
-        self.host.give_back(slot);
+    /// A content that is not in the pool is found in a block that is held from now on. Where it was in the host's
+    /// memory.
+    fn move_to(&mut self, node: NodeId, block: BlockId) -> Option<HostSlot> {
         self.put(node, block);
-        slot
+        let moved = self.node_mut(node);
+        let since = moved.since.take();
+        match std::mem::replace(&mut moved.place, Place::Device(block)) {
+            Place::Host(slot) => {
+                self.host.wake(since.expect("what is in the host's memory rests"));
+                self.host.give_back(slot);
+                Some(slot)
+            }
+            Place::Nowhere => None,
+            Place::Device(other) => panic!("it is in {other} already"),
+        }
     }
 
     /// Forgets a known block that is held and has none behind it.
@@ -333,6 +375,18 @@ impl PrefixIndex {
         let node = node.expect("a block that is forgotten is known");
         assert_eq!(self.node(node).since, None, "{block} is forgotten too early");
         self.forget(node);
+    }
+
+    /// Forgets a node that nobody holds and that has none behind it; its block, if it has one. Nothing if it is not so.
+    pub(crate) fn take_idle(&mut self, node: NodeId) -> Option<Option<BlockId>> {
+        // It may have gone with what was behind it.
+        let Some(known) = &self.nodes[node.0 as usize] else { return Some(None) };
+        let since = known.since.filter(|_| known.children == 0)?;
+        let block = self.block_of(node)?;
+        self.idle.remove(&since);
+        self.by_block[block.0 as usize] = None;
+        self.forget(node);
+        Some(Some(block))
     }
 
     /// Forgets what is in the host's memory behind a known block.
@@ -358,7 +412,20 @@ impl PrefixIndex {
         }
     }
 
+    /// Forgets a node, and those before it that were known for its sake alone.
     fn forget(&mut self, node: NodeId) -> Node {
+        let forgotten = self.forget_alone(node);
+        let mut before = forgotten.parent();
+        while let Some(parent) = before {
+            let node = self.node_mut(parent);
+            node.children -= 1;
+            let is_needless = node.children == 0 && node.place == Place::Nowhere;
+            before = is_needless.then(|| self.forget_alone(parent)).and_then(|node| node.parent());
+        }
+        forgotten
+    }
+
+    fn forget_alone(&mut self, node: NodeId) -> Node {
         let forgotten = self.nodes[node.0 as usize].take().expect("a node is forgotten once");
         assert_eq!(forgotten.children, 0, "a prefix is whole");
         self.unused.push(node);
@@ -367,9 +434,6 @@ impl PrefixIndex {
         *same -= 1;
         if *same == 0 {
             self.contents.remove(&forgotten.content);
-        }
-        if let Before::Node(parent) = forgotten.before {
-            self.node_mut(parent).children -= 1;
         }
         forgotten
     }
@@ -430,17 +494,21 @@ impl PrefixIndex {
         assert_eq!(known, counted as usize, "nodes and contents differ");
         assert!(self.evicted.in_order.len() <= self.forgotten_max(), "too much is remembered");
         let in_blocks = self.by_block.iter().flatten().count();
-        assert_eq!(known, in_blocks + self.host.used() as usize, "a content is lost");
+        let nowhere = nodes().filter(|(_, node)| node.place == Place::Nowhere).count();
+        assert_eq!(known, in_blocks + self.host.used() as usize + nowhere, "a content is lost");
+        assert!(nowhere == 0 || self.is_windowed, "a content is nowhere without need");
+        assert!(known <= self.nodes_max, "too many nodes");
         let mut children = vec![0; self.nodes.len()];
         let mut slots = Vec::new();
         for (id, node) in nodes() {
             assert_eq!(self.find(node.hash), Some(id), "{id:?} is not found by its hash");
             let holders_of = |node: &Node| match node.place {
                 Place::Device(block) => Some(holders[block.0 as usize]),
-                Place::Host(_) => None,
+                Place::Host(_) | Place::Nowhere => None,
             };
             let held = holders_of(node);
-            assert_eq!(node.since.is_some(), held.unwrap_or(0) == 0, "{id:?} rests and is held");
+            let rests = held.unwrap_or(0) == 0 && node.place != Place::Nowhere;
+            assert_eq!(node.since.is_some(), rests, "{id:?} rests and is held");
             match node.place {
                 Place::Device(block) => {
                     assert_eq!(self.by_block[block.0 as usize], Some(id), "{block} has another");
@@ -452,10 +520,14 @@ impl PrefixIndex {
                     assert!(rests, "{slot} does not rest");
                     slots.push(slot);
                 }
+                Place::Nowhere => assert!(node.children > 0, "{id:?} is known for nothing"),
             }
-            if let Before::Node(parent) = node.before {
+            if let Some(parent) = node.parent() {
                 let before = self.nodes[parent.0 as usize].as_ref().expect("a prefix is whole");
                 children[parent.0 as usize] += 1;
+                if self.is_windowed {
+                    continue;
+                }
                 // Nobody holds what is in the host's memory, and nothing in the pool stands behind it.
                 assert!(holders_of(before) >= held, "{id:?} without {parent:?}");
                 if holders_of(before).is_some() == held.is_some() {

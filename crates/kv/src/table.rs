@@ -9,6 +9,8 @@ use types::BlockId;
 #[derive(Debug, Default)]
 pub struct BlockTable {
     pub(crate) blocks: Vec<BlockId>,
+    /// The first so many were given back.
+    pub(crate) gone: u32,
     /// The first blocks that others can find, by their tokens.
     pub(crate) known: u32,
     /// Of those, the first that were found there and not computed here.
@@ -19,9 +21,14 @@ pub struct BlockTable {
 }
 
 impl BlockTable {
-    /// The blocks.
+    /// The blocks; [`BlockId::GONE`] stands for those that were given back, all of them before the others.
     pub fn blocks(&self) -> &[BlockId] {
         &self.blocks
+    }
+
+    /// The blocks that are held.
+    pub(crate) fn held(&self) -> &[BlockId] {
+        &self.blocks[self.gone as usize..]
     }
 }
 

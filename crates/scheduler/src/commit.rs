@@ -128,6 +128,8 @@ impl Scheduler {
             let Running { sequence, tables, computed, planned, .. } = running;
             *computed = known_end + accepted;
             self.kv.remember(tables, &mut sequence.key, &sequence.tokens, *computed);
+            // Steps under way begin no earlier.
+            self.kv.give_back(tables, *computed);
             if guessed > 0 {
                 *planned += accepted;
                 self.kv.shrink(tables, sequence.len());

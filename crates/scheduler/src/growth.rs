@@ -40,8 +40,12 @@ impl Growth {
     }
 
     /// The most blocks of a pool in use at any time to come, where `used` are now: each request grows by a token a
-    /// step, and those that end give back what they have.
+    /// step, and those that end give back what they have. Where there is a window, each comes to hold all that it sees.
     pub(crate) fn peak_blocks(&self, pool: &BlockPool, used: u32) -> u32 {
+        if pool.group().window.is_some() {
+            let of_one = |request: &Growing| pool.group().blocks_of_one(request.len + request.rest);
+            return self.requests.iter().map(of_one).sum::<u32>().max(used);
+        }
         let used_tokens = i64::from(used) * i64::from(pool.block_tokens());
         let (mut given_back, mut peak) = (0_i64, used_tokens);
         for (ended, request) in self.requests.iter().enumerate() {
@@ -72,6 +76,15 @@ mod tests {
         // Together they grow by 10 each, then one gives back 100 and the other goes on.
         assert_eq!(peak(&[(100, 200), (100, 10)], 20), 30);
         assert_eq!(peak(&[(100, 90), (100, 10)], 20), 22);
+    }
+
+    #[test]
+    fn a_window_bounds_what_each_comes_to_hold() {
+        let group = CacheGroup { window: Some(30), ..CacheGroup::new(1000, 10) };
+        let pool = BlockPool::new(&group);
+        let growth = Growth::of([(100, 200), (5, 10), (10, 0)].into_iter());
+        assert_eq!(growth.peak_blocks(&pool, 2), 4 + 2 + 1);
+        assert_eq!(growth.peak_blocks(&pool, 9), 9);
     }
 
     #[test]

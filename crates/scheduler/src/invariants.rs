@@ -27,8 +27,10 @@ impl Scheduler {
             assert!(sequence.started.is_some(), "{id} runs but never started");
             for (pool, table) in self.kv.pools().iter().zip(running.tables.groups()) {
                 let blocks = table.blocks().len() as u32;
-                // All tokens but the one drawn last, whose block comes with its position.
-                let needed = running.planned.max(sequence.len() - 1);
+                // All tokens but the one drawn last, whose block comes with its position, as all do where there is a
+                // window.
+                let whole = if pool.group().window.is_some() { 0 } else { sequence.len() - 1 };
+                let needed = running.planned.max(whole);
                 assert!(blocks >= pool.blocks_for(needed), "{id} lacks blocks");
                 let useful = running.planned.max(sequence.len()) + running.drafted;
                 assert!(blocks <= pool.blocks_for(useful), "{id} holds blocks for nothing");

@@ -57,10 +57,10 @@ pub enum Refusal {
 impl Limits {
     /// The limits that an executor sets.
     pub fn of(info: &ExecutorInfo) -> Self {
-        let tokens = |group: &CacheGroup| u64::from(group.blocks) * u64::from(group.block_tokens);
+        let groups = info.cache_groups.iter();
         Self {
             context_max: info.context_max,
-            kv_tokens_max: info.cache_groups.iter().map(tokens).min().unwrap_or(u64::MAX),
+            kv_tokens_max: groups.map(CacheGroup::positions_of_one).min().unwrap_or(u64::MAX),
             vocab_size: info.vocab_size,
         }
     }
@@ -156,6 +156,10 @@ mod tests {
             draft_tokens_max: 0,
         };
         assert_eq!(Limits::of(&info).kv_tokens_max, 192);
+        let windowed = |window| CacheGroup { window: Some(window), ..group(3, 64) };
+        let with = |group| ExecutorInfo { cache_groups: vec![group], ..info.clone() };
+        let positions = |window| Limits::of(&with(windowed(window))).kv_tokens_max;
+        assert_eq!([128, 129].map(positions), [u64::MAX, 192], "all that a window shows, or all");
         let without = ExecutorInfo { cache_groups: Vec::new(), ..info };
         assert_eq!(Limits::of(&without).kv_tokens_max, u64::MAX);
     }

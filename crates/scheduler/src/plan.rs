@@ -218,10 +218,15 @@ impl Scheduler {
             Some(_) => rest.min(draft.tokens_left),
             None => self.chunk(draft, start, rest),
         };
+        // Where there is a window, blocks come with their positions, and each of the others is left its next one.
+        let reach = self.kv.reach(&running.tables, self.slots.len() as u32 - 1);
+        let count = count.min(reach - start);
         if count == 0 || running.on_host_end > start {
             draft.restored.extend((brought_back > 0).then_some(running.ticket.id));
             return false;
         }
+        let running = self.slots.get_mut(slot).expect("seen above");
+        self.kv.grow(&mut running.tables, start + count).expect("no more than can be reached");
         self.schedule(draft, slot, count, Vec::new());
         draft.pace.add_prompt(&(start..start + count), count == rest);
         true
@@ -250,7 +255,7 @@ impl Scheduler {
         // Asked before blocks are taken, which may put out what was there.
         let is_first = sequence.started.is_none();
         let prefix = is_first.then(|| self.prefix_use(sequence, found, is_sooner));
-        if !has_time || self.kv.grow(&mut tables, sequence.len()).is_err() {
+        if !has_time || self.kv.grow_to_start(&mut tables, computed + 1, sequence.len()).is_err() {
             draft.stopped = has_time.then_some(Cause::Blocks);
             self.kv.release(tables);
             return None;

@@ -156,7 +156,7 @@ impl Scheduler {
         let slot = self.slots.of(id);
         match slot.and_then(|slot| self.slots.remove(slot)) {
             Some(Running { ticket, sequence, tables, .. }) => {
-                self.kv.release_spoilt(tables);
+                self.kv.release_spoilt(tables, &sequence.key, &sequence.tokens);
                 self.settle(&ticket, &sequence, now);
             }
             None => drop(self.abort(id, now)),

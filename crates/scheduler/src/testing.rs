@@ -1,12 +1,13 @@
 //! A deterministic model that answers plans, and checks that they keep to the contract.
 //!
 //! The token drawn after a sequence is a hash of the sequence, the seed and the position, and the sequence is read back
-//! from a KV cache by the plan's own block tables: a plan that mixes up blocks gives other tokens or an assertion.
+//! from a KV cache by the plan's own block tables: a plan that mixes up blocks gives other tokens or an assertion. What
+//! falls out of a window is neither read nor held.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use types::{
-    BlockCopy, CacheGroup, CopyDirection, ExecutorInfo, Fault, FinishReason, SampledToken,
+    BlockCopy, BlockId, CacheGroup, CopyDirection, ExecutorInfo, Fault, FinishReason, SampledToken,
     SamplingParams, SlotAdmission, SlotId, StepOutcome, StepPlan, TokenId, TokenLogprobs, WorkItem,
 };
 
@@ -29,6 +30,8 @@ struct FakeSlot {
     tokens: Vec<TokenId>,
     /// `None` before its first item, which may begin with what is cached.
     computed: Option<u32>,
+    /// Where its last item began.
+    began: u32,
     failed: bool,
 }
 
@@ -84,9 +87,10 @@ impl FakeModel {
             let slot = admission.slot;
             assert!(slot.0 < self.info.slots_max, "{plan}: {slot} does not exist");
             let (admission, tokens) = (admission.clone(), admission.tokens.clone());
-            let taken = self
-                .slots
-                .insert(slot, FakeSlot { admission, tokens, computed: None, failed: false });
+            let taken = self.slots.insert(
+                slot,
+                FakeSlot { admission, tokens, computed: None, began: 0, failed: false },
+            );
             assert!(taken.is_none(), "{plan}: {slot} is in use");
         }
         self.copy(plan);
@@ -136,6 +140,10 @@ impl FakeModel {
             return;
         }
         let begin = fake.computed.unwrap_or(positions.start);
+        // Everything before is computed: another step under way may have begun where the last item did.
+        let is_alone = fake.computed.is_none() || self.info.steps_in_flight_max == 1;
+        let whole = if is_alone { positions.start } else { fake.began };
+        fake.began = positions.start;
         assert_eq!(positions.start, begin, "{plan}: {slot} leaves a gap");
         let known = item.known();
         assert!(known.end as usize <= fake.tokens.len(), "{plan}: {slot} runs ahead");
@@ -149,19 +157,28 @@ impl FakeModel {
         // The hashes of all tokens before each place from the end of what is known on.
         let mut ends = Vec::new();
         for (group, table) in block_tables.iter().enumerate() {
-            let block_tokens = self.info.cache_groups[group].block_tokens;
+            let of_group = &self.info.cache_groups[group];
+            let block_tokens = of_group.block_tokens;
+            let unseen = &table[..of_group.first_held(whole) as usize];
+            let are_gone = unseen.iter().all(|block| *block == BlockId::GONE);
+            assert!(are_gone, "{plan}: {slot} holds blocks that it does not see");
+            let seen = of_group.window.map_or(0, |w| (positions.start + 1).saturating_sub(w));
             let blocks = positions.end.div_ceil(block_tokens) as usize;
             assert_eq!(table.len(), blocks, "{plan}: {slot} has a table of the wrong length");
             let mut hash = START;
             ends.clear();
             for position in 0..positions.end {
-                let block = table[(position / block_tokens) as usize];
-                let offset = (position % block_tokens) as usize;
-                let entry = &mut self.cache[group][block.0 as usize][offset];
                 hash = mix(hash, u64::from(tokens[position as usize]));
                 if position + 1 >= known.end {
                     ends.push(hash);
                 }
+                if position < seen {
+                    continue;
+                }
+                let block = table[(position / block_tokens) as usize];
+                assert_ne!(block, BlockId::GONE, "{plan}: {slot} sees {position}, which is gone");
+                let offset = (position % block_tokens) as usize;
+                let entry = &mut self.cache[group][block.0 as usize][offset];
                 if position >= positions.start {
                     *entry = hash;
                 }

@@ -8,3 +8,4 @@ mod overlap;
 mod prefixes;
 mod properties;
 mod rules;
+mod windows;

@@ -67,14 +67,47 @@ pub struct CacheGroup {
     /// blocks, unless their memory is taken from the system as they are first used.
     pub blocks_kept: u32,
     /// Blocks' contents that the host's memory holds besides, for blocks that had to make room: slots `0..host_blocks`.
-    /// 0 where there is no such tier.
+    /// 0 where there is no such tier, and in all groups where one of them has a window.
     pub host_blocks: u32,
+    /// How many positions a position of these layers sees, itself the last of them; nothing where it sees all.
+    pub window: Option<u32>,
 }
 
 impl CacheGroup {
     /// A group whose blocks may all be kept, without a tier in the host's memory.
     pub fn new(blocks: u32, block_tokens: u32) -> Self {
-        Self { blocks, block_tokens, blocks_kept: blocks, host_blocks: 0 }
+        Self { blocks, block_tokens, blocks_kept: blocks, host_blocks: 0, window: None }
+    }
+
+    /// Blocks that hold `positions` positions.
+    pub fn blocks_for(&self, positions: u32) -> u32 {
+        positions.div_ceil(self.block_tokens)
+    }
+
+    /// The first block that a request holds whose next position to be computed is `position`: all before were given
+    /// back. It is the first that the position sees, or the last whole one, as what comes next is found behind that.
+    pub fn first_held(&self, position: u32) -> u32 {
+        let Some(window) = self.window else { return 0 };
+        let seen = (position + 1).saturating_sub(window) / self.block_tokens;
+        seen.min((position / self.block_tokens).saturating_sub(1))
+    }
+
+    /// Most blocks that a request of so many positions holds, if it computes one at a time and has two under way.
+    pub fn blocks_of_one(&self, positions: u32) -> u32 {
+        let all = self.blocks_for(positions);
+        self.window.map_or(all, |window| {
+            // The last whole block is held even where the window is smaller than that.
+            let seen = window.max(self.block_tokens.saturating_add(1));
+            all.min(seen.div_ceil(self.block_tokens) + 1)
+        })
+    }
+
+    /// Most positions that one request alone may have: without bound where all that it sees fits the group.
+    pub fn positions_of_one(&self) -> u64 {
+        if self.blocks_of_one(u32::MAX) <= self.blocks && self.window.is_some() {
+            return u64::MAX;
+        }
+        u64::from(self.blocks) * u64::from(self.block_tokens)
     }
 }
 

@@ -28,6 +28,11 @@ id!(
 id!(
     /// One block of KV cache within one cache group.
     BlockId(u32), "b");
+impl BlockId {
+    /// Stands in a table for a block that was given back, as it fell out of the window. No block has this id.
+    pub const GONE: Self = Self(u32::MAX);
+}
+
 id!(
     /// One place for a block's content in the host's memory, within one cache group.
     HostSlot(u32), "h");

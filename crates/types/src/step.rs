@@ -76,6 +76,10 @@ pub struct WorkItem {
     /// [`ExecutorInfo`](crate::ExecutorInfo) says.
     pub draft: Vec<TokenId>,
     /// One block table per cache group, covering positions `0..positions.end`.
+    ///
+    /// Where a group has a [`window`](crate::CacheGroup::window), a table's first entries may be [`BlockId::GONE`]:
+    /// none of the item's positions sees anything in those blocks, and nothing may be read or written there. Other
+    /// entries keep their place in the table.
     pub block_tables: Vec<Vec<BlockId>>,
     /// Draw a token from the logits of the last position before the draft.
     pub sample: bool,

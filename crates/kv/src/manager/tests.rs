@@ -15,6 +15,12 @@ fn groups_without_room_are_refused_with_both_numbers() {
     let error = KvManager::new(&[group(4, 16), group(0, 16)], true).unwrap_err();
     assert_eq!(error, Error::EmptyGroup { group: 1, blocks: 0, block_tokens: 16 });
     assert!(KvManager::new(&[group(4, 0)], true).is_err());
+    let windowed = |window| CacheGroup { window: Some(window), ..group(4, 16) };
+    let with_host = CacheGroup { host_blocks: 9, ..group(4, 16) };
+    let error = |groups: &[CacheGroup]| KvManager::new(groups, true).unwrap_err();
+    assert_eq!(error(&[windowed(0)]), Error::EmptyWindow { group: 0 });
+    let beside = Error::HostBesideWindow { group: 1, host_blocks: 9 };
+    assert_eq!(error(&[windowed(5), with_host]), beside);
     assert!(KvManager::new(&[], true).unwrap().pools().is_empty());
 }
 

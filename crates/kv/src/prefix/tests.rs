@@ -67,6 +67,7 @@ fn compute(kv: &mut KvManager, sequence: &mut Sequence, end: u32) -> bool {
     sequence.computed = sequence.computed.max(end);
     let Sequence { tokens, key, tables, computed, .. } = sequence;
     kv.remember(tables, key, tokens, *computed);
+    kv.give_back(tables, *computed);
     true
 }
 
@@ -139,10 +140,14 @@ fn colliding_hashes_cost_a_hit_and_serve_nothing_wrong() {
     let wanted = tokens(0..8);
     let key = kv(&[(8, 4)]).key("".into(), &wanted);
     // Other texts' blocks under the hashes of this one: other tokens first, and the same tokens behind others.
-    for (text, replaced, taken) in
-        [([50, 51, 52, 53, 4, 5, 6, 7], 0, 0), ([60, 1, 2, 3, 4, 5, 6, 7], 1, 4)]
-    {
-        let mut kv = kv(&[(8, 4)]);
+    let other_tokens = ([50, 51, 52, 53, 4, 5, 6, 7], 0, 0);
+    let other_beginning = ([60, 1, 2, 3, 4, 5, 6, 7], 1, 4);
+    for ((text, replaced, taken), mut kv) in [
+        (other_tokens, kv(&[(8, 4)])),
+        (other_beginning, kv(&[(8, 4)])),
+        (other_tokens, kv_with_window(8, 8)),
+        (other_beginning, kv_with_window(8, 8)),
+    ] {
         if replaced == 1 {
             let beginning = computed(&mut kv, "", &wanted[..4]);
             kv.release(beginning.tables);
@@ -223,7 +228,7 @@ fn what_a_failed_request_computed_is_forgotten_and_what_it_found_is_not() {
     let mut kv = kv(&[(8, 4)]);
     let good = computed(&mut kv, "", &tokens(0..4));
     let spoilt = computed(&mut kv, "", &tokens(0..12));
-    kv.release_spoilt(spoilt.tables);
+    kv.release_spoilt(spoilt.tables, &spoilt.key, &spoilt.tokens);
     assert_eq!(kv.find(&kv.key("".into(), &tokens(0..12)), 12).positions, 4);
     assert_eq!(kv.blocks_cached(), 0);
     kv.release(good.tables);
@@ -316,9 +321,103 @@ fn what_is_computed_again_is_found_where_it_was_computed() {
     assert!(compute(&mut kv, &mut again, 8), "it does not wait for the host");
     assert_eq!((again.tables.is_open(), kv.find(&again.key, 12).held), (true, vec![2]));
     // What is left in the host's memory stands behind what this one computed, and that was wrong.
-    kv.release_spoilt(again.tables);
+    kv.release_spoilt(again.tables, &again.key, &again.tokens);
     kv.invariants([].into_iter());
     assert_eq!(kv.find(&kv.key("".into(), &tokens(0..12)), 12).positions, 0);
+}
+
+fn kv_with_window(blocks: u32, window: u32) -> KvManager {
+    let group = CacheGroup { window: Some(window), ..CacheGroup::new(blocks, 4) };
+    KvManager::new(&[group], true).unwrap()
+}
+
+/// A sequence computed four positions at a time.
+fn computed_slowly(kv: &mut KvManager, tokens: &[TokenId]) -> Sequence {
+    let mut sequence = start(kv, "", tokens);
+    for end in (sequence.computed..=tokens.len() as u32).step_by(4) {
+        assert!(compute(kv, &mut sequence, end), "there is room");
+    }
+    sequence
+}
+
+#[test]
+fn where_there_is_a_window_a_long_sequence_holds_few_blocks_and_is_found_all_the_same() {
+    let mut kv = kv_with_window(6, 8);
+    let long = computed_slowly(&mut kv, &tokens(0..80));
+    let table = &long.tables.groups()[0];
+    assert_eq!((table.blocks().len(), table.held().len()), (20, 2));
+    // What fell out of the window is cached, but there is no room for all of it.
+    assert_eq!((kv.blocks_used(), kv.blocks_cached()), (2, 4));
+    kv.release(long.tables);
+    let reason = |kv: &KvManager, end: u32| {
+        let key = kv.key("".into(), &tokens(0..end));
+        let found = kv.find(&key, end).positions;
+        (found, kv.miss(&key, found, end))
+    };
+    assert_eq!(reason(&kv, 80), (80, None));
+    assert_eq!(reason(&kv, 64), (64, None), "the blocks before are there as well");
+    assert_eq!(reason(&kv, 60), (0, Some(Miss::Evicted)), "it sees one that is not");
+    let again = start(&mut kv, "", &tokens(0..80));
+    assert_eq!((again.computed, kv.blocks_used()), (80, 2));
+    kv.invariants([&again.tables].into_iter());
+    kv.release(again.tables);
+    // With the last of the sequence goes all that was known for its sake.
+    let other = computed(&mut kv, "", &tokens(100..124));
+    assert_eq!(reason(&kv, 80), (0, Some(Miss::Unknown)), "and that long ago");
+    assert_eq!(kv.pools()[0].index.by_hash.len(), 6);
+    kv.release(other.tables);
+}
+
+#[test]
+fn what_is_nowhere_is_compared_and_comes_back_when_it_is_computed_again() {
+    let mut kv = kv_with_window(5, 8);
+    let long = computed_slowly(&mut kv, &tokens(0..40));
+    kv.release(long.tables);
+    let mut other = tokens(0..40);
+    other[1] = 99;
+    let mut tables = kv.tables();
+    let key = kv.key("".into(), &tokens(0..40));
+    assert_eq!(kv.find(&key, 40).positions, 40);
+    assert_eq!(kv.take(&mut tables, &key, &other, 40).positions, 0, "by the tokens");
+    kv.release(tables);
+    let again = computed(&mut kv, "", &tokens(0..16));
+    assert!(again.tables.is_open(), "it is the same, and nobody has it");
+    assert_eq!(kv.find(&again.key, 16).positions, 16);
+    kv.invariants([&again.tables].into_iter());
+    kv.release(again.tables);
+}
+
+#[test]
+fn what_a_failed_request_gave_back_is_forgotten_as_well() {
+    let mut kv = kv_with_window(20, 8);
+    let good = computed(&mut kv, "", &tokens(0..8));
+    let spoilt = computed_slowly(&mut kv, &tokens(0..40));
+    kv.release_spoilt(spoilt.tables, &spoilt.key, &spoilt.tokens);
+    kv.invariants([&good.tables].into_iter());
+    assert_eq!(kv.find(&kv.key("".into(), &tokens(0..40)), 40).positions, 8);
+    assert_eq!(kv.blocks_cached(), 0);
+    kv.release(good.tables);
+}
+
+#[test]
+fn no_more_is_known_than_there_is_room_for() {
+    let mut kv = kv_with_window(4, 4);
+    let mut old = computed_slowly(&mut kv, &tokens(0..4 * 200));
+    let nodes_max = kv.pools()[0].index.nodes_max;
+    assert_eq!((kv.pools()[0].index.by_hash.len(), nodes_max), (200, 256));
+    old.tokens.extend(tokens(1000..1400));
+    assert!(compute(&mut kv, &mut old, 810));
+    for end in (810..1200).step_by(4) {
+        assert!(compute(&mut kv, &mut old, end));
+    }
+    assert!(!old.tables.is_open(), "what comes now is found by nobody");
+    kv.invariants([&old.tables].into_iter());
+    kv.release(old.tables);
+    // What nobody holds makes room for others.
+    let new = computed(&mut kv, "", &tokens(5000..5008));
+    assert!(new.tables.is_open());
+    assert_eq!(kv.pools()[0].index.by_hash.len(), 2);
+    kv.release(new.tables);
 }
 
 /// Does what a plan's copies say.
@@ -377,12 +476,15 @@ proptest! {
     #[test]
     fn a_request_finds_only_what_it_would_have_computed(
         groups in prop::collection::vec((2..10u32, 1..5u32, 0..10u32, 0..8u32), 1..3),
+        windows in prop::collection::vec(prop::option::weighted(0.3, 1..12u32), 2),
         operations in prop::collection::vec(operation(), 1..120),
     ) {
-        let group = |&(blocks, block_tokens, blocks_kept, host_blocks)| {
-            CacheGroup { blocks, block_tokens, blocks_kept, host_blocks }
+        let has_windows = windows[..groups.len()].iter().any(Option::is_some);
+        let group = |(&(blocks, block_tokens, blocks_kept, host_blocks), &window)| {
+            let host_blocks = if has_windows { 0 } else { host_blocks };
+            CacheGroup { blocks, block_tokens, blocks_kept, host_blocks, window }
         };
-        let groups: Vec<CacheGroup> = groups.iter().map(group).collect();
+        let groups: Vec<CacheGroup> = groups.iter().zip(&windows).map(group).collect();
         let mut kv = KvManager::new(&groups, true).unwrap();
         // For each group, the most blocks that were held at once since the cache was last emptied.
         let mut held_most = vec![0; groups.len()];
@@ -416,6 +518,9 @@ proptest! {
                     if kv.grow(&mut sequence.tables, end).is_err() {
                         continue;
                     }
+                    for (pool, most) in kv.pools().iter().zip(&mut held_most) {
+                        *most = (pool.total() - pool.free()).max(*most);
+                    }
                     copy(&kv.take_copies(), &mut written, &mut on_host);
                     for (group, (table, &CacheGroup { block_tokens, .. })) in
                         sequence.tables.groups().iter().zip(&groups).enumerate()
@@ -443,8 +548,9 @@ proptest! {
                     kv.release(sequence.tables);
                 }
                 Operation::Spoil { which } => {
-                    let (_, sequence) = live.swap_remove(which % live.len());
-                    kv.release_spoilt(sequence.tables);
+                    let (_, Sequence { tables, key, tokens, .. }) =
+                        live.swap_remove(which % live.len());
+                    kv.release_spoilt(tables, &key, &tokens);
                 }
             }
             kv.invariants(live.iter().map(|(_, sequence)| &sequence.tables));
@@ -453,11 +559,17 @@ proptest! {
                 prop_assert!(pool.touched() <= group.blocks_kept.max(*most), "memory without need");
             }
             for (salt, sequence) in &live {
-                for (group, (table, &CacheGroup { block_tokens, .. })) in
+                for (group, (table, limits)) in
                     sequence.tables.groups().iter().zip(&groups).enumerate()
                 {
+                    let block_tokens = limits.block_tokens;
                     let whole = (sequence.computed / block_tokens) as usize;
+                    let first = limits.first_held(sequence.computed) as usize;
                     for (index, block) in table.blocks()[..whole].iter().enumerate() {
+                        prop_assert_eq!(*block == BlockId::GONE, index < first);
+                        if index < first {
+                            continue;
+                        }
                         let upto = &sequence.tokens[..(index + 1) * block_tokens as usize];
                         let (by, holds) = &written[&(group, *block)];
                         prop_assert_eq!((by, &holds[..]), (salt, upto), "another text's block");

@@ -73,7 +73,8 @@ pub(crate) fn room(
     let hit = scheduler.kv.find(&sequence.key, sequence.skippable());
     let needed = |(group, pool): (usize, &BlockPool)| {
         // What is found but held by nobody counts as free, and is needed.
-        pool.blocks_for(sequence.len()) - hit.held.get(group).copied().unwrap_or(0)
+        let all = pool.group().blocks_of_one(sequence.len());
+        all.saturating_sub(hit.held.get(group).copied().unwrap_or(0))
     };
     let mut pools = scheduler.kv.pools().iter().enumerate();
     if running == 0 {

@@ -11,6 +11,7 @@ use types::{CacheGroup, ExecutorInfo, Request, RequestId, SamplingParams, Servic
 use super::driver::{Driver, FAILING, POISON, VOCAB_SIZE, executor, prompt};
 use crate::{
     Cause, Error, PolicyKind, Settings,
+    sequence::Running,
     testing::{REPETITIVE, expected_output, logprobs_of},
 };
 
@@ -80,7 +81,8 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 fn sizes() -> impl Strategy<Value = (ExecutorInfo, Settings)> {
-    let groups = prop::collection::vec((6..40u32, 1..9u32, 0..30u32), 1..3);
+    let window = prop::option::weighted(0.3, 1..50u32);
+    let groups = prop::collection::vec((6..40u32, 1..9u32, 0..30u32, window), 1..3);
     let policies = PolicyKind::NAMES.map(|(_, policy)| policy);
     let choices = (
         any::<bool>(),
@@ -100,8 +102,10 @@ fn sizes() -> impl Strategy<Value = (ExecutorInfo, Settings)> {
             kv_growth_percent,
             (prefix_cache, policy, target_ms, draft_tokens_max),
         )| {
-            let group = |(blocks, block_tokens, host_blocks)| CacheGroup {
-                host_blocks,
+            let has_windows = groups.iter().any(|(.., window)| window.is_some());
+            let group = |(blocks, block_tokens, host_blocks, window)| CacheGroup {
+                host_blocks: if has_windows { 0 } else { host_blocks },
+                window,
                 ..CacheGroup::new(blocks, block_tokens)
             };
             let cache_groups = groups.into_iter().map(group).collect();
@@ -184,15 +188,21 @@ impl Run {
     fn plan(&mut self) -> bool {
         let slots = &self.driver.scheduler.slots;
         let suspect = slots.iter().any(|(_, r)| r.sequence.probation.is_some());
+        // Its blocks may fall out of the window with what is under way.
+        let has_windows = self.driver.scheduler.kv.has_windows();
+        let may_wait = |running: &Running| has_windows && running.planned > running.computed;
         let needing_one: Vec<_> = slots
             .iter()
-            .filter(|(_, running)| running.remaining() == 1)
+            .filter(|(_, running)| running.remaining() == 1 && !may_wait(running))
             .map(|(slot, _)| slot)
             .collect();
         let preemptions = self.driver.scheduler.counters().preemptions;
         let in_flight = self.driver.under_way.len();
-        let has_work: BTreeSet<_> =
-            slots.iter().filter(|(_, r)| r.remaining() > 0).map(|(slot, _)| slot).collect();
+        let has_work: BTreeSet<_> = slots
+            .iter()
+            .filter(|(_, r)| r.remaining() > 0 && !may_wait(r))
+            .map(|(slot, _)| slot)
+            .collect();
         let Some(plan) = self.driver.plan() else { return false };
         let settings = self.driver.scheduler.settings();
         assert!(plan.token_count() <= settings.step_tokens_max as usize, "{plan}");
