@@ -474,7 +474,8 @@ impl KvManager {
             if pool.group().window.is_none() {
                 continue;
             }
-            let end = pool.group().first_held(position);
+            let early = u32::from(planted::strikes(Planted::EarlyRelease));
+            let end = (pool.group().first_held(position) + early).min(table.blocks.len() as u32);
             for index in (table.gone..end).rev() {
                 let block = std::mem::replace(&mut table.blocks[index as usize], BlockId::GONE);
                 pool.release(block);

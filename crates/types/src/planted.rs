@@ -12,6 +12,7 @@ pub enum Planted {
     UncountedHolder,
     StaleCache,
     IgnoredSalt,
+    EarlyRelease,
     ForgottenCopy,
     WrongHostSlot,
     OverfullQueue,
@@ -26,12 +27,13 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::LeakedBlock,
         Self::BlockFreedTwice,
         Self::UncountedHolder,
         Self::StaleCache,
         Self::IgnoredSalt,
+        Self::EarlyRelease,
         Self::ForgottenCopy,
         Self::WrongHostSlot,
         Self::OverfullQueue,

@@ -243,7 +243,8 @@ impl Soak {
             for (group, table) in item.block_tables.iter().enumerate() {
                 let block_tokens = self.model.info().cache_groups[group].block_tokens;
                 let found = (item.positions.start / block_tokens) as usize;
-                for block in table[..found].iter().filter(|_| is_first) {
+                let held = |block: &&BlockId| is_first && **block != BlockId::GONE;
+                for block in table[..found].iter().filter(held) {
                     let writer = self.salts.get(&(group, *block));
                     assert_eq!(writer, Some(salt), "{plan}: {id} has the block of another salt");
                 }
@@ -263,7 +264,7 @@ impl Soak {
             (Defect::LostRelease, _) => drop(plan.release.pop()),
             (Defect::WrongBlock, Some(item)) => {
                 let block = &mut item.block_tables[0][0];
-                block.0 = (block.0 + 1) % self.model.info().cache_groups[0].blocks;
+                block.0 = block.0.wrapping_add(1) % self.model.info().cache_groups[0].blocks;
             }
             (Defect::RepeatedPosition, Some(item)) if item.positions.start > 0 => {
                 item.positions.start -= 1;

@@ -20,8 +20,8 @@ pub struct Script {
 /// Limits and settings, as far as the soak varies them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Setup {
-    /// Blocks and positions of each, by cache group.
-    pub groups: Vec<(u32, u32)>,
+    /// By cache group.
+    pub groups: Vec<Group>,
     /// Steps under way at once.
     pub in_flight: u32,
     /// Positions of a step.
@@ -46,6 +46,17 @@ pub struct Setup {
     pub draft: u32,
     /// Contents of blocks in the host's memory, in each cache group; 0 for no such tier.
     pub host: u32,
+}
+
+/// A cache group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its blocks.
+    pub blocks: u32,
+    /// Positions of each.
+    pub block_tokens: u32,
+    /// How many positions are seen from one, if not all.
+    pub window: Option<u32>,
 }
 
 /// One thing that happens.
@@ -95,8 +106,11 @@ impl Script {
     pub fn random(seed: u64, steps: u64) -> Self {
         let mut random = Random::new(seed);
         let random = &mut random;
-        let group = |random: &mut Random| (random.between(8, 60), random.between(1, 8));
-        let setup = Setup {
+        let group = |random: &mut Random| {
+            let (blocks, block_tokens) = (random.between(8, 60), random.between(1, 8));
+            Group { blocks, block_tokens, window: None }
+        };
+        let mut setup = Setup {
             groups: (0..random.between(1, 2)).map(|_| group(random)).collect(),
             in_flight: random.between(1, 2),
             step: random.between(1, 48),
@@ -115,6 +129,12 @@ impl Script {
                 if random.chance(3) { 0 } else { random.between(1, 80) }
             },
         };
+        let windows = &mut Random::new(!seed.rotate_left(32));
+        if windows.chance(3) {
+            let which = windows.any() as usize % setup.groups.len();
+            setup.groups[which].window = Some(windows.spread(1, 50));
+            setup.host = 0;
+        }
         // Some lose the executor every few dozen steps, so that what outlives a loss, or should not, is seen soon.
         let loses_often = Random::new(seed.rotate_left(32)).chance(4);
         let losses_apart = if loses_often { 1 } else { 8 };
@@ -184,9 +204,10 @@ impl Arrival {
 impl Setup {
     pub(super) fn info(&self) -> ExecutorInfo {
         let groups = self.groups.iter();
-        let group = |&(blocks, block_tokens): &(u32, u32)| CacheGroup {
+        let group = |&Group { blocks, block_tokens, window }: &Group| CacheGroup {
             blocks_kept: blocks / 2,
             host_blocks: self.host,
+            window,
             ..CacheGroup::new(blocks, block_tokens)
         };
         ExecutorInfo {
@@ -220,6 +241,14 @@ impl Setup {
     }
 }
 
+impl fmt::Display for Group {
+    /// `39x4`: 39 blocks of 4 positions; `39x4w10` with a window of 10.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.blocks, self.block_tokens)?;
+        self.window.map_or(Ok(()), |window| write!(f, "w{window}"))
+    }
+}
+
 impl fmt::Display for Script {
     /// A line for the setup, then one for each thing that happens.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -238,8 +267,7 @@ impl fmt::Display for Script {
             draft,
             host,
         } = &self.setup;
-        let groups: Vec<String> =
-            groups.iter().map(|(blocks, tokens)| format!("{blocks}x{tokens}")).collect();
+        let groups: Vec<String> = groups.iter().map(ToString::to_string).collect();
         writeln!(
             f,
             "setup groups={} in_flight={in_flight} step={step} chunk={chunk} running={running} waiting={waiting} reserve={reserve} growth={growth} prefix_cache={} policy={policy} target_ms={target_ms} draft={draft} host={host}",
@@ -335,8 +363,10 @@ impl FromStr for Script {
 
 fn read_setup(fields: &Fields<'_>) -> Result<Setup, String> {
     let group = |word: &str| {
-        let (blocks, tokens) = word.split_once('x')?;
-        Some((blocks.parse().ok()?, tokens.parse().ok()?))
+        let (blocks, rest) = word.split_once('x')?;
+        let (tokens, window) = rest.split_once('w').map_or((rest, None), |(t, w)| (t, Some(w)));
+        let window = window.map(str::parse).transpose().ok()?;
+        Some(Group { blocks: blocks.parse().ok()?, block_tokens: tokens.parse().ok()?, window })
     };
     let policy = fields.text("policy")?;
     let mut policies = PolicyKind::NAMES.iter();
