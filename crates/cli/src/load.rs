@@ -109,6 +109,11 @@ pub(crate) fn load(
         );
     }
     let group = &info.cache_groups[0];
+    if wants_host && group.window.is_some() {
+        tracing::warn!(
+            "engine.host_cache_bytes is set, but no layer of this model sees more than a window: it is not used"
+        );
+    }
     let host = if memory.host_kv_bytes == 0 {
         String::new()
     } else {

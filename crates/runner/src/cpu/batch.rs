@@ -1,7 +1,7 @@
 //! A plan packed into rows: one row a position, the rows of a request side by side.
 
 use kernels::attention::{AttentionTasks, BLOCK_TOKENS, Sequence};
-use types::{StepPlan, TokenId, WorkItem};
+use types::{BlockId, StepPlan, TokenId, WorkItem};
 
 use super::Slots;
 
@@ -68,7 +68,10 @@ impl Batch {
                     + (position % BLOCK_TOKENS) as u32
             }));
             let first_block = block_tables.len();
-            block_tables.extend(table.iter().map(|block| block.0));
+            // Kernels take blocks two by two and may read one that is not seen: one of the request's own instead.
+            let held = table.iter().find(|block| **block != BlockId::GONE).expect("one is written");
+            let readable = |block: &BlockId| if *block == BlockId::GONE { held.0 } else { block.0 };
+            block_tables.extend(table.iter().map(readable));
             sequences.push(Sequence {
                 rows: first_row..tokens.len(),
                 first_position: range.start,
@@ -106,7 +109,7 @@ impl Batch {
 }
 
 /// The block table of the only cache group there is.
-fn table(item: &WorkItem) -> &[types::BlockId] {
+fn table(item: &WorkItem) -> &[BlockId] {
     let [table] = &item.block_tables[..] else {
         panic!("a plan for {} cache groups; this model has one", item.block_tables.len());
     };

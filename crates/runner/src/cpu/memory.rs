@@ -16,6 +16,8 @@ pub(super) struct MemoryPlan {
     pub(super) blocks_kept: u32,
     /// Blocks' contents besides, for those that made room.
     pub(super) host_blocks: u32,
+    /// How far the layers see, where none sees everything.
+    pub(super) window: Option<u32>,
     pub(super) context_max: u32,
     pub(super) position_rows: usize,
     pub(super) output_rows: usize,
@@ -45,9 +47,12 @@ impl MemoryPlan {
         }
         let kept_bytes =
             options.prefix_cache_bytes.unwrap_or_else(|| 2 * model.program.weight_bytes());
+        let window = widest_window(&spec.windows).filter(|window| *window < context_max);
+        // There is no such tier beside a window.
+        let host_bytes = if window.is_some() { 0 } else { options.host_cache_bytes };
         Ok(Self {
-            host_blocks: (options.host_cache_bytes / block_bytes).min(u64::from(u32::MAX) / 16)
-                as u32,
+            host_blocks: (host_bytes / block_bytes).min(u64::from(u32::MAX) / 16) as u32,
+            window,
             blocks_kept: (kept_bytes / block_bytes).min(blocks) as u32,
             kv: KvShape { blocks: blocks as usize, ..block },
             context_max,
@@ -79,6 +84,12 @@ impl MemoryPlan {
         let angles = 4 * self.position_rows * 2 * program.rope.frequencies.len();
         (floats + angles) as u64
     }
+}
+
+/// All layers are in one cache group, which keeps as much as that one needs which sees farthest.
+fn widest_window(windows: &[Option<usize>]) -> Option<u32> {
+    let widest = windows.iter().map(|window| window.unwrap_or(usize::MAX)).max()?;
+    widest.try_into().ok()
 }
 
 impl KvBudget {

@@ -114,7 +114,7 @@ impl CpuRunner {
                 block_tokens: BLOCK_TOKENS as u32,
                 blocks_kept: memory.blocks_kept,
                 host_blocks: memory.host_blocks,
-                window: None,
+                window: memory.window,
             }],
             step_tokens_max: options.step_tokens_max,
             slots_max: options.slots_max,
