@@ -2,9 +2,9 @@
 
 use std::{fmt, str::FromStr};
 
-/// A rung of the ladder of instruction sets; higher rungs include the lower ones, but for AVX-VNNI, which some CPUs with
-/// AVX-512 lack: asked for there, AVX2 is used. Each architecture has its own ladder,
-/// and only its rungs exist in a program built for it, so that no rung can be compared with one of another ladder.
+/// A rung of the ladder of instruction sets; higher rungs include the lower ones, but for AVX-VNNI, which some CPUs
+/// with AVX-512 lack: asked for there, AVX2 is used. Each architecture has its own ladder, and only its rungs exist in
+/// a program built for it, so that no rung can be compared with one of another ladder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rung {
     /// Plain code, on any CPU: the meaning of every kernel.
