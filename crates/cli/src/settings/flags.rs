@@ -58,7 +58,7 @@ fn argument(setting: &'static Setting) -> Arg {
         Kind::List => argument.action(ArgAction::Append).num_args(1..).value_name("NAME,…"),
         Kind::Choice(words) => argument.value_parser(PossibleValuesParser::new(words)),
         Kind::Integer(..) | Kind::Number(..) => argument.value_name("N"),
-        Kind::Bytes => argument.value_name("BYTES"),
+        Kind::Bytes(_) => argument.value_name("BYTES"),
         Kind::Text => argument.value_name("TEXT"),
     }
 }

@@ -26,7 +26,7 @@ pub(crate) fn reference_page() -> String {
             Kind::Text => "text".to_owned(),
             Kind::Integer(min, max) => format!("a whole number from {min} to {max}"),
             Kind::Number(min, max) => format!("a number from {min} to {max}"),
-            Kind::Bytes => {
+            Kind::Bytes(_) => {
                 "a size in bytes; KiB, MiB, GiB, kB, MB and GB are understood".to_owned()
             }
             Kind::Choice(words) => format!("one of {}", words.join(", ")),

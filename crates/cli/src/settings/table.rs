@@ -27,8 +27,8 @@ pub(crate) enum Kind {
     Integer(u64, u64),
     /// A number in a range.
     Number(f64, f64),
-    /// A size in bytes, with an optional suffix such as `4GiB`.
-    Bytes,
+    /// A size in bytes of at least so many, with an optional suffix such as `4GiB`.
+    Bytes(u64),
     /// One of some words.
     Choice(&'static [&'static str]),
     /// `true` or `false`; the flag alone means `true`.
@@ -138,7 +138,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     .flags(&["max-concurrent-requests"])
     .variables(&["MAX_CONCURRENT_REQUESTS"]),
     setting("server.connections_max", "4096", COUNT, "Most connections at once."),
-    setting("server.body_bytes_max", "8MiB", Kind::Bytes, "Largest request body.")
+    setting("server.body_bytes_max", "8MiB", Kind::Bytes(1), "Largest request body.")
         .flags(&["payload-limit"]),
     setting("server.choices_max", "128", COUNT, "Most answers to one request: prompts times `n`."),
     setting(
@@ -227,7 +227,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting(
         "engine.kv_cache_bytes",
         "",
-        Kind::Bytes,
+        Kind::Bytes(1),
         "Memory for the KV cache. By default the fraction of free memory below, and no more than can be used.",
     )
     .flags(&["kv-cache-memory-bytes"]),
@@ -261,13 +261,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting(
         "engine.prefix_cache_bytes",
         "",
-        Kind::Bytes,
+        Kind::Bytes(1),
         "On a CPU: the KV cache grows in memory up to this size before something cached is dropped, and beyond it only as running requests need it. By default twice the weights.",
     ),
     setting(
         "engine.host_cache_bytes",
         "0",
-        Kind::Bytes,
+        Kind::Bytes(0),
         "Memory of the host for blocks that made room in the KV cache: found again, they are copied back if that is sooner than to compute them. For a GPU it is pinned at start, about 3 GB a second, and each block that makes room is copied, which takes a sixth of what computing it took. 0 turns it off.",
     ),
     setting(
@@ -276,11 +276,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
         Kind::Text,
         "A file to record the engine's inputs in, for `brigade replay`: settings, arrivals, outcomes of steps, aborts, times. It takes the place of one that is there, and is readable by its owner alone.",
     ),
-    setting("engine.journal_bytes_max", "1GiB", Kind::Bytes, "The journal's file ends when it has this size."),
+    setting("engine.journal_bytes_max", "1GiB", Kind::Bytes(1), "The journal's file ends when it has this size."),
     setting(
         "engine.journal_memory_bytes_max",
         "8MiB",
-        Kind::Bytes,
+        Kind::Bytes(0),
         "So much of the journal, the newest, is kept in memory whether there is a file or not; SIGUSR1 writes it to a file and logs where. 0 keeps none.",
     ),
     setting(

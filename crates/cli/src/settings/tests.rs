@@ -98,9 +98,12 @@ fn sizes_have_units() {
     for (text, bytes) in
         [("1024", 1024), ("8MiB", 8 << 20), ("1.5 GB", 1_500_000_000), ("2G", 2 << 30)]
     {
-        assert_eq!(Value::parse(table::Kind::Bytes, text).unwrap(), Value::Integer(bytes));
+        assert_eq!(Value::parse(table::Kind::Bytes(1), text).unwrap(), Value::Integer(bytes));
     }
-    assert!(Value::parse(table::Kind::Bytes, "-1").is_err());
+    assert!(Value::parse(table::Kind::Bytes(0), "-1").is_err());
+    // Where nothing is a size of its own, and where it is not.
+    assert_eq!(Value::parse(table::Kind::Bytes(0), "0").unwrap(), Value::Integer(0));
+    assert!(Value::parse(table::Kind::Bytes(1), "0").is_err());
 }
 
 #[test]

@@ -32,7 +32,12 @@ impl Value {
                 Ok(value) if (min..=max).contains(&value) => Self::Number(value),
                 _ => bail!("expected a number from {min} to {max}"),
             },
-            Kind::Bytes => Self::Integer(parse_bytes(text)?),
+            Kind::Bytes(least) => match parse_bytes(text)? {
+                0 if least > 0 => {
+                    bail!("expected a size above zero, such as 1048576, 512MiB or 4GB")
+                }
+                bytes => Self::Integer(bytes),
+            },
             Kind::Choice(words) if words.contains(&text) => Self::Text(text.to_owned()),
             Kind::Choice(words) => bail!("expected one of {}", words.join(", ")),
             Kind::Switch => match text.to_ascii_lowercase().as_str() {
@@ -82,9 +87,9 @@ fn parse_bytes(text: &str) -> Result<u64> {
         .find_map(|(suffix, unit)| text.strip_suffix(suffix).map(|number| (number.trim(), *unit)))
         .unwrap_or((text, 1));
     match number.parse::<f64>() {
-        Ok(value) if value > 0.0 && value * (unit as f64) < 1e18 => {
+        Ok(value) if value >= 0.0 && value * (unit as f64) < 1e18 => {
             Ok((value * unit as f64) as u64)
         }
-        _ => bail!("expected a size above zero, such as 1048576, 512MiB or 4GB"),
+        _ => bail!("expected a size, such as 1048576, 512MiB or 4GB"),
     }
 }
