@@ -19,6 +19,14 @@ pub enum Error {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// A tensor could not be read from its file.
+    #[error("cannot read tensor \"{name}\": {source}")]
+    Tensor {
+        /// Its name.
+        name: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
     /// A GGUF file is not valid.
     #[error("{}not a valid GGUF file: {problem}", place(path.as_ref()))]
     Gguf {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    fs::{self, File},
+    fs,
     io::{self, Read},
     path::{Path, PathBuf},
 };
@@ -108,8 +108,7 @@ fn parse_index(index: &Value) -> Result<BTreeMap<&str, Vec<&String>>, String> {
 /// Maps a shard, adds it to `shards` and returns its tensors.
 fn open_shard(path: &Path, shards: &mut Vec<FileBytes>) -> Result<Vec<TensorInfo>, Error> {
     let failed = |source| Error::Io { action: "open", path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
-    let bytes = FileBytes::map(&file).map_err(failed)?;
+    let bytes = FileBytes::map(path).map_err(failed)?;
     let tensors = read_shard(&bytes, shards.len()).map_err(|problem| bad(path, problem))?;
     shards.push(bytes);
     Ok(tensors)

@@ -7,27 +7,39 @@
 
 #![allow(unsafe_code, reason = "mapping a file is unsafe, because others may change it")]
 
-use std::{fs::File, io, ops::Deref};
+use std::{fs::File, io, ops::Deref, path::Path};
 
 use memmap2::Mmap;
 
 /// Bytes of a file, or bytes that stand for one.
 #[derive(Debug)]
 pub(crate) enum FileBytes {
-    Mapped(Mmap),
+    Mapped { map: Mmap, file: File },
     Owned(Vec<u8>),
 }
 
 impl FileBytes {
     /// Maps a file.
-    pub(crate) fn map(file: &File) -> io::Result<Self> {
+    pub(crate) fn map(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
         // An empty file cannot be mapped.
         if file.metadata()?.len() == 0 {
             return Ok(Self::Owned(Vec::new()));
         }
         // SAFETY: the bytes are only read, and the file stays as it is; see the module's documentation.
-        let map = unsafe { Mmap::map(file) }?;
-        Ok(Self::Mapped(map))
+        let map = unsafe { Mmap::map(&file) }?;
+        Ok(Self::Mapped { map, file })
+    }
+
+    /// Copies the bytes from `start` on. Those of a file are read and not touched where they are mapped: for bytes that
+    /// are wanted once, mapping each page takes longer than copying it.
+    pub(crate) fn copy_to(&self, start: usize, target: &mut [u8]) -> io::Result<()> {
+        #[cfg(unix)]
+        if let Self::Mapped { file, .. } = self {
+            return std::os::unix::fs::FileExt::read_exact_at(file, target, start as u64);
+        }
+        target.copy_from_slice(&self[start..][..target.len()]);
+        Ok(())
     }
 
     /// Tells the system that a range will not be needed soon. Only whole pages within the range are given back.
@@ -37,7 +49,7 @@ impl FileBytes {
         let first = start.next_multiple_of(PAGE_BYTES_MAX);
         let last = (start + len) / PAGE_BYTES_MAX * PAGE_BYTES_MAX;
         #[cfg(unix)]
-        if let Self::Mapped(map) = self
+        if let Self::Mapped { map, .. } = self
             && first < last
         {
             // SAFETY: the mapping is of a file and never written to, so pages given back are read from it again.
@@ -57,7 +69,7 @@ impl Deref for FileBytes {
 
     fn deref(&self) -> &[u8] {
         match self {
-            Self::Mapped(map) => map,
+            Self::Mapped { map, .. } => map,
             Self::Owned(bytes) => bytes,
         }
     }

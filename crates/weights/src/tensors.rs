@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -69,6 +68,23 @@ pub struct Tensor<'a> {
     pub info: &'a TensorInfo,
     /// Its elements, as stored.
     pub data: &'a [u8],
+    bytes: &'a FileBytes,
+}
+
+impl Tensor<'_> {
+    /// Copies its bytes from `first` on; reads them from the file if it has one.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the file cannot be read.
+    ///
+    /// # Panics
+    /// If the tensor ends before.
+    pub fn copy_to(&self, first: usize, target: &mut [u8]) -> Result<(), Error> {
+        assert!(first + target.len() <= self.info.bytes, "within the tensor");
+        self.bytes
+            .copy_to(self.info.offset + first, target)
+            .map_err(|source| Error::Tensor { name: self.info.name.clone(), source })
+    }
 }
 
 impl Weights {
@@ -79,8 +95,7 @@ impl Weights {
         if path.metadata().map_err(failed)?.is_dir() {
             return huggingface::open(path);
         }
-        let file = File::open(path).map_err(failed)?;
-        let bytes = FileBytes::map(&file).map_err(failed)?;
+        let bytes = FileBytes::map(path).map_err(failed)?;
         Self::from_gguf(bytes).map_err(|error| match error {
             Error::Gguf { problem, .. } => Error::Gguf { path: Some(path.to_owned()), problem },
             error => error,
@@ -126,7 +141,8 @@ impl Weights {
     /// The tensor with this name.
     pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
         let info = &self.tensors[*self.by_name.get(name)?];
-        Some(Tensor { info, data: &self.files[info.file][info.range()] })
+        let bytes = &self.files[info.file];
+        Some(Tensor { info, data: &bytes[info.range()], bytes })
     }
 
     /// Tells the system that a tensor's part of the file is not needed any more, once it has been copied elsewhere.

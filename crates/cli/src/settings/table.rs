@@ -304,8 +304,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting(
         "engine.isa",
         "auto",
-        Kind::Choice(&["auto", "scalar", "avx2", "avx512", "avx512bf16", "neon"]),
-        "Widest instruction set to use, auto being the widest there is; what the processor lacks is never used. avx2, avx512 and avx512bf16 are for x86-64, neon is for AArch64.",
+        Kind::Choice(&["auto", "scalar", "avx2", "avxvnni", "avx512", "avx512bf16", "neon"]),
+        "Widest instruction set to use, auto being the widest there is; what the processor lacks is never used. avx2, avxvnni, avx512 and avx512bf16 are for x86-64, neon is for AArch64.",
     ),
     setting("log.log_format", "text", Kind::Choice(&["text", "json"]), "How log lines look."),
     setting(

@@ -2,8 +2,9 @@
 
 use std::{fmt, str::FromStr};
 
-/// A rung of the ladder of instruction sets; higher rungs include the lower ones. Each architecture has its own ladder,
-/// and only its rungs exist in a program built for it, so that no rung can be compared with one of another ladder.
+/// A rung of the ladder of instruction sets; higher rungs include the lower ones, but for AVX-VNNI, which some CPUs
+/// with AVX-512 lack: asked for there, AVX2 is used. Each architecture has its own ladder, and only its rungs exist in
+/// a program built for it, so that no rung can be compared with one of another ladder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rung {
     /// Plain code, on any CPU: the meaning of every kernel.
@@ -11,6 +12,9 @@ pub enum Rung {
     /// AVX2, FMA and F16C: x86-64 since about 2013.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// The same with AVX-VNNI, dot products of 8-bit integers: clients since Alder Lake and Zen 5.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
     /// AVX-512 F, BW, DQ, VL and VNNI: servers since about 2019, Zen 4 and later.
     #[cfg(target_arch = "x86_64")]
     Avx512,
@@ -28,6 +32,8 @@ impl Rung {
         Self::Scalar,
         #[cfg(target_arch = "x86_64")]
         Self::Avx2,
+        #[cfg(target_arch = "x86_64")]
+        Self::AvxVnni,
         #[cfg(target_arch = "x86_64")]
         Self::Avx512,
         #[cfg(target_arch = "x86_64")]
@@ -56,6 +62,8 @@ impl fmt::Display for Rung {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => "avxvnni",
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => "avx512bf16",
@@ -66,8 +74,13 @@ impl fmt::Display for Rung {
 }
 
 /// The rungs above scalar of all architectures, by name, each with the architecture that has it.
-const NAMES: [(&str, &str); 4] =
-    [("avx2", "x86-64"), ("avx512", "x86-64"), ("avx512bf16", "x86-64"), ("neon", "AArch64")];
+const NAMES: [(&str, &str); 5] = [
+    ("avx2", "x86-64"),
+    ("avxvnni", "x86-64"),
+    ("avx512", "x86-64"),
+    ("avx512bf16", "x86-64"),
+    ("neon", "AArch64"),
+];
 
 /// The text is not the name of a rung of this architecture.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -123,7 +136,10 @@ impl Isa {
     /// The same, but not above `rung_max`.
     #[must_use]
     pub fn capped(self, rung_max: Rung) -> Self {
-        Self { rung: self.rung.min(rung_max) }
+        let rung = self.rung.min(rung_max);
+        #[cfg(target_arch = "x86_64")]
+        let rung = if rung == Rung::AvxVnni && !has_avx_vnni() { Rung::Avx2 } else { rung };
+        Self { rung }
     }
 
     /// The rung to use.
@@ -147,9 +163,15 @@ fn detect_rung() -> Rung {
     match (avx512bf16, avx512, avx2) {
         (true, ..) => Rung::Avx512Bf16,
         (_, true, _) => Rung::Avx512,
+        (_, _, true) if has_avx_vnni() => Rung::AvxVnni,
         (_, _, true) => Rung::Avx2,
         _ => Rung::Scalar,
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx_vnni() -> bool {
+    is_x86_feature_detected!("avxvnni")
 }
 
 #[cfg(target_arch = "aarch64")]

@@ -1,4 +1,4 @@
-//! Sixteen lanes in two 256-bit registers.
+//! Sixteen lanes in two 256-bit registers, with AVX-VNNI's products of 8-bit integers or without.
 
 use std::arch::x86_64::*;
 
@@ -8,12 +8,20 @@ use super::{Dots, LANES, LaneKernel, Lanes};
 /// The CPU must have the features of `Rung::Avx2`.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn launch(kernel: impl LaneKernel) {
-    kernel.run::<Avx2>();
+    kernel.run::<Avx2<false>>();
 }
 
-/// Only made and used inside `launch`, whose condition makes each intrinsic below sound.
+/// # Safety
+/// The CPU must have the features of `Rung::AvxVnni`.
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+pub(super) unsafe fn launch_vnni(kernel: impl LaneKernel) {
+    kernel.run::<Avx2<true>>();
+}
+
+/// Only made and used inside `launch`, or with `VNNI` inside `launch_vnni`, whose conditions make each intrinsic below
+/// sound.
 #[derive(Clone, Copy)]
-struct Avx2(__m256, __m256);
+struct Avx2<const VNNI: bool>(__m256, __m256);
 
 /// Wraps an intrinsic call. SAFETY: `Avx2` values exist only under `launch`, which requires the features.
 macro_rules! intrinsic {
@@ -23,7 +31,7 @@ macro_rules! intrinsic {
     };
 }
 
-impl Avx2 {
+impl<const VNNI: bool> Avx2<VNNI> {
     #[inline(always)]
     fn zip(self, other: Self, function: impl Fn(__m256, __m256) -> __m256) -> Self {
         Self(function(self.0, other.0), function(self.1, other.1))
@@ -35,7 +43,7 @@ impl Avx2 {
     }
 }
 
-impl Lanes for Avx2 {
+impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     #[inline(always)]
     fn splat(value: f32) -> Self {
         let half = intrinsic!(_mm256_set1_ps(value));
@@ -244,13 +252,13 @@ impl Integers {
 
 /// The 8-bit multiply-add sums two products into 16 saturating bits. Four-bit weights cannot reach the limit even when
 /// a whole block is summed (8 groups × 2 × 15 × 127 = 30,480), five-bit ones in four groups (31,496), six-bit ones in
-/// two (32,004).
-impl Dots for Avx2 {
+/// two (32,004). AVX-VNNI sums four products into 32 bits, and whole bytes fit.
+impl<const VNNI: bool> Dots for Avx2<VNNI> {
     type Quanta = Integers;
     type Narrow = Integers;
     type Wide = Integers;
 
-    const HALVES_BYTES: bool = true;
+    const HALVES_BYTES: bool = !VNNI;
     const ROWS: usize = 4;
     const UNPACK_ROWS: usize = 16;
     const QUERIES: usize = 6;
@@ -259,8 +267,8 @@ impl Dots for Avx2 {
     #[inline(always)]
     fn narrow_groups(bits: usize) -> usize {
         match bits {
-            5 => 4,
-            6 => 2,
+            5 if !VNNI => 4,
+            6 if !VNNI => 2,
             _ => 8,
         }
     }
@@ -305,17 +313,27 @@ impl Dots for Avx2 {
     }
 
     #[inline(always)]
-    fn narrow(_: Integers) -> Integers {
-        Self::wide(0)
+    fn narrow(wide: Integers) -> Integers {
+        if VNNI { wide } else { Self::wide(0) }
     }
 
     #[inline(always)]
     fn add_products(narrow: Integers, quanta: Integers, inputs: i32) -> Integers {
-        intrinsic!(add_products(narrow, quanta, _mm256_set1_epi32(inputs)))
+        intrinsic!({
+            let inputs = _mm256_set1_epi32(inputs);
+            if VNNI {
+                add_products_wide(narrow, quanta, inputs)
+            } else {
+                add_products(narrow, quanta, inputs)
+            }
+        })
     }
 
     #[inline(always)]
     fn add_narrow(wide: Integers, narrow: Integers, shift: usize) -> Integers {
+        if VNNI {
+            return narrow;
+        }
         wide.zip(narrow, |wide, narrow| {
             intrinsic!({
                 let factor = _mm256_set1_epi16(1 << shift);
@@ -365,6 +383,30 @@ unsafe fn load(values: &[u16]) -> __m256i {
         );
     }
     lanes
+}
+
+/// Two sums of four products each, of 32 bits.
+///
+/// # Safety
+/// The CPU must have AVX-VNNI.
+#[target_feature(enable = "avx2,avxvnni")]
+#[inline]
+unsafe fn add_products_wide(sums: Integers, quanta: Integers, inputs: __m256i) -> Integers {
+    let Integers(mut first, mut second) = sums;
+    // SAFETY: the instructions read and write the registers named, and no memory.
+    unsafe {
+        std::arch::asm!(
+            "{{vex}} vpdpbusd {first}, {p}, {inputs}",
+            "{{vex}} vpdpbusd {second}, {q}, {inputs}",
+            p = in(ymm_reg) quanta.0,
+            q = in(ymm_reg) quanta.1,
+            inputs = in(ymm_reg) inputs,
+            first = inout(ymm_reg) first,
+            second = inout(ymm_reg) second,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    Integers(first, second)
 }
 
 /// Two multiply-adds and two additions, in an order that the compiler does not change: it would take the rows one after

@@ -257,6 +257,9 @@ pub(crate) fn launch(isa: Isa, kernel: impl LaneKernel) {
         Rung::Avx2 => unsafe { avx2::launch(kernel) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
+        Rung::AvxVnni => unsafe { avx2::launch_vnni(kernel) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
         Rung::Avx512 | Rung::Avx512Bf16 => unsafe { avx512::launch(kernel) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.

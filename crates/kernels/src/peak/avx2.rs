@@ -54,6 +54,21 @@ pub(super) fn int8(rounds: u64) -> u64 {
     rounds * SUMS as u64 * INT8_OPERATIONS
 }
 
+/// The operations done: `vpdpbusd`.
+#[target_feature(enable = "avx2,fma,avxvnni")]
+pub(super) fn int8_vnni(rounds: u64) -> u64 {
+    const SUMS: usize = 12;
+    let (weights, inputs) = black_box((_mm256_set1_epi8(5), _mm256_set1_epi8(3)));
+    let mut sums = [_mm256_setzero_si256(); SUMS];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm256_dpbusd_avx_epi32(*sum, weights, inputs);
+        }
+    }
+    black_box(sums);
+    rounds * SUMS as u64 * INT8_OPERATIONS
+}
+
 /// The operations done: `vpmaddubsw`, `vpaddw`.
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn int8_narrow(rounds: u64) -> u64 {

@@ -69,6 +69,14 @@ fn run(rung: Rung, peak: Peak, rounds: u64) -> u64 {
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
+        (Rung::AvxVnni, _) => unsafe {
+            match peak {
+                Peak::F32 | Peak::Bf16 => avx2::f32(rounds),
+                Peak::Int8 | Peak::Int8Narrow => avx2::int8_vnni(rounds),
+            }
+        },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
         (Rung::Avx512Bf16, Peak::Bf16) => unsafe { avx512::bf16(rounds) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
