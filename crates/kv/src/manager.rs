@@ -431,6 +431,24 @@ impl KvManager {
         self.grow_to(tables, |group| if group.window.is_some() { positions } else { len })
     }
 
+    /// Whether [`grow_to_start`](Self::grow_to_start) moves no more than `moves_max` contents to the host's memory. If
+    /// not, so many are moved now, which leaves it fewer another time.
+    pub fn make_room(&mut self, tables: &BlockTables, len: u32, moves_max: u32) -> bool {
+        let mut moves_left = moves_max;
+        let all_moves = self.pools.iter().zip(&tables.groups).map(|(pool, table)| {
+            pool.moves_for(pool.blocks_for(len).saturating_sub(table.blocks.len() as u32))
+        });
+        let all_moves: Vec<u32> = all_moves.collect();
+        if all_moves.iter().sum::<u32>() <= moves_max {
+            return true;
+        }
+        for (pool, moves) in self.pools.iter_mut().zip(all_moves) {
+            pool.make_room(moves.min(moves_left));
+            moves_left = moves_left.saturating_sub(moves);
+        }
+        false
+    }
+
     fn grow_to(
         &mut self,
         tables: &mut BlockTables,

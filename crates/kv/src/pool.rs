@@ -48,6 +48,21 @@ impl BlockPool {
         Some(block)
     }
 
+    /// How many contents move to the host's memory when so many blocks are taken.
+    pub(crate) fn moves_for(&self, blocks: u32) -> u32 {
+        let without = self.empty.len() as u32 + self.kept.saturating_sub(self.touched);
+        match self.index.host.slots() {
+            0 => 0,
+            _ => blocks.saturating_sub(without).min(self.index.idle()),
+        }
+    }
+
+    /// Empties so many blocks of what has been of no use longest, or all there are.
+    pub(crate) fn make_room(&mut self, blocks: u32) {
+        let evicted = (0..blocks).map_while(|_| self.index.evict());
+        self.empty.extend(evicted);
+    }
+
     fn take_fresh(&mut self) -> Option<BlockId> {
         (self.touched < self.total()).then(|| {
             self.touched += 1;

@@ -25,7 +25,7 @@ const GAP_WEIGHT: f64 = 0.2;
 /// The longest gap that counts, and what is assumed before requests have come: for rarer ones steps need not be short.
 const GAP_S_MAX: f64 = 4.0;
 
-/// Blocks brought back from the host's memory in one step before it is known what a copy takes.
+/// Blocks copied for prompts in one step before it is known what a copy takes.
 const COPIES_UNMEASURED_MAX: u32 = 256;
 
 /// Parts that a step's duration is made of.
@@ -181,7 +181,7 @@ impl StepPace {
         self.copies = copies;
     }
 
-    /// How many more blocks the step can bring back for a prompt in time: at least one, so that it advances.
+    /// How many more blocks the step can copy for a prompt in time: at least one, so that it advances.
     pub(crate) fn copy_room(&self) -> u32 {
         let mut step = *self;
         step.begin_prompts();

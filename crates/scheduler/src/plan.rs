@@ -255,7 +255,13 @@ impl Scheduler {
         // Asked before blocks are taken, which may put out what was there.
         let is_first = sequence.started.is_none();
         let prefix = is_first.then(|| self.prefix_use(sequence, found, is_sooner));
-        if !has_time || self.kv.grow_to_start(&mut tables, computed + 1, sequence.len()).is_err() {
+        draft.pace.set_copies(self.kv.copies());
+        // For a long one, room in the pool is made over several steps, each within its time.
+        let has_room = has_time
+            && self.kv.make_room(&tables, sequence.len(), draft.pace.copy_room())
+            && self.kv.grow_to_start(&mut tables, computed + 1, sequence.len()).is_ok();
+        draft.pace.set_copies(self.kv.copies());
+        if !has_room {
             draft.stopped = has_time.then_some(Cause::Blocks);
             self.kv.release(tables);
             return None;

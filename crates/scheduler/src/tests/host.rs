@@ -108,6 +108,29 @@ fn a_long_history_comes_back_over_several_steps_while_tokens_go_on() {
 }
 
 #[test]
+fn room_for_a_long_prompt_is_made_over_several_steps_while_tokens_go_on() {
+    let target = Some(Duration::from_millis(20));
+    let settings = Settings { token_latency_target: target, ..settings() };
+    let mut driver = with_host(24, 60, 2, settings);
+    for id in 1..=8 {
+        driver.submit(id, prompt(id, 66), 1);
+        driver.run();
+    }
+    driver.submit(9, prompt(9, 4), 20);
+    for _ in 0..3 {
+        driver.step();
+    }
+    driver.submit(10, prompt(10, 70), 1);
+    let plans = driver.run();
+    let moved = |plan: &String| plan.matches('>').count();
+    let most = plans.iter().map(moved).max();
+    assert!(most <= Some(10), "each copy takes a tenth of the target: {plans:#?}");
+    let drawn = plans.iter().filter(|plan| moved(plan) > 0 && plan.contains('*')).count();
+    assert!(drawn >= 2, "{plans:#?}");
+    assert_eq!(driver.stream(10).tokens, expected(10, &prompt(10, 70), 1));
+}
+
+#[test]
 fn nothing_is_left_of_an_executor_that_is_lost() {
     let mut driver = driver(2);
     driver.submit(3, prompt(1, 22), 2);
