@@ -67,8 +67,8 @@ fn request(prompt: Vec<TokenId>, tokens_max: u32, tenant: &str, salt: &Arc<str>)
     NewRequest { prompt, sampling, tokens_max, service, label: "".into() }
 }
 
-/// Short requests, ten a second, alone and with a long prompt among them; in turns, because the worst of a hundred tells
-/// of the machine too.
+/// Short requests, ten a second, alone and with a long prompt among them; in turns, because the worst of a hundred
+/// tells of the machine too.
 fn long_among_short(handle: &EngineHandle, vocab_size: usize) -> Result<()> {
     let mut all_ms = [Vec::new(), Vec::new()];
     for _ in 0..ROUNDS {
