@@ -108,12 +108,15 @@ pub(crate) fn load(
             "engine.host_cache_bytes is set, but without engine.prefix_cache nothing is found there: it is not used"
         );
     }
-    let group = &info.cache_groups[0];
-    if wants_host && group.window.is_some() {
+    let (windowed, whole): (Vec<_>, Vec<_>) =
+        info.cache_groups.iter().partition(|group| group.window.is_some());
+    if wants_host && !windowed.is_empty() {
         tracing::warn!(
-            "engine.host_cache_bytes is set, but no layer of this model sees more than a window: it is not used"
+            "engine.host_cache_bytes is set, but layers of this model see no more than a window: it is not used"
         );
     }
+    // What requests hold longest bounds how many tokens the cache has.
+    let group = whole.first().or(windowed.first()).expect("a model has layers");
     let host = if memory.host_kv_bytes == 0 {
         String::new()
     } else {

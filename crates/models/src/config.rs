@@ -130,6 +130,21 @@ impl<'a> Config<'a> {
             Source::HuggingFace { config, .. } => value_at(config, &name).and_then(Value::as_str),
         })
     }
+
+    /// A list of texts. GGUF files have none.
+    pub(crate) fn texts(&self, field: Field) -> Result<Option<Vec<&str>>, Error> {
+        let Source::HuggingFace { config, .. } = self.weights.source() else { return Ok(None) };
+        let Some(value) = value_at(config, field.hugging_face).filter(|value| !value.is_null())
+        else {
+            return Ok(None);
+        };
+        let list = value.as_array().and_then(|list| list.iter().map(Value::as_str).collect());
+        list.map(Some).ok_or_else(|| Error::Field {
+            field: self.name(field),
+            value: value.to_string(),
+            problem: "a list of texts is expected".into(),
+        })
+    }
 }
 
 /// Fields within objects are written with dots.

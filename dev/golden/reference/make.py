@@ -1,7 +1,7 @@
 """Makes `dev/golden/tiny/*.json`: tiny random models as transformers computes them.
 
     python3 -m venv /tmp/reference && /tmp/reference/bin/pip install torch transformers
-    /tmp/reference/bin/python dev/golden/reference/make.py
+    /tmp/reference/bin/python dev/golden/reference/make.py [NAME]...
 
 Weights are a function of the tensor's name and the element's index (`values`; the same function is in
 `dev/golden/src/tiny/values.rs`), and 16-bit floats hold every one of them exactly, so that a checkpoint in any float
@@ -10,6 +10,7 @@ format is the same model. Names and shapes are those that transformers gives its
 
 import json
 import pathlib
+import sys
 
 import numpy
 import torch
@@ -81,6 +82,15 @@ CASES = {
         "use_sliding_window": False,
         "sliding_window": 16,
         "max_window_layers": 1,
+        "rms_norm_eps": 1e-6,
+    },
+    "qwen2_windows": {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "num_hidden_layers": 4,
+        "use_sliding_window": True,
+        "sliding_window": 20,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
         "rms_norm_eps": 1e-6,
     },
     "qwen3": {
@@ -184,7 +194,8 @@ def first_clear(name, config):
 
 def main():
     versions = f"transformers {transformers.__version__}, torch {torch.__version__}, float32, eager attention"
-    for name, own in CASES.items():
+    for name in sys.argv[1:] or CASES:
+        own = CASES[name]
         config = {key: value for key, value in (COMMON | own).items() if value is not None}
         golden = {"made_by": f"dev/golden/reference/make.py with {versions}", "config": config}
         golden |= first_clear(name, config)

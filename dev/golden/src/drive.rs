@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use types::{
-    BlockId, Executor, SamplingParams, SlotAdmission, SlotId, StepId, StepOutcome, StepPlan,
-    TokenId, TokenLogprobs, WorkItem,
+    BlockId, CacheGroup, Executor, SamplingParams, SlotAdmission, SlotId, StepId, StepOutcome,
+    StepPlan, TokenId, TokenLogprobs, WorkItem,
 };
 
 /// One sequence to generate.
@@ -66,7 +66,6 @@ pub fn run(
     circumstances: Circumstances,
 ) -> Vec<Generated> {
     let info = runner.info().clone();
-    let per_slot = info.cache_groups[0].blocks / info.slots_max;
     let mut running: Vec<Running> = jobs
         .iter()
         .enumerate()
@@ -92,17 +91,19 @@ pub fn run(
             }
             budget -= count;
             let end = request.computed + count;
-            let first = request.slot.0 * per_slot;
-            let blocks = (0..end.div_ceil(16) as u32).map(|block| {
-                let block = first + block;
-                let last = info.cache_groups[0].blocks - 1;
-                BlockId(if circumstances.blocks_backwards { last - block } else { block })
-            });
+            let table = |group: &CacheGroup| {
+                let first = request.slot.0 * (group.blocks / info.slots_max);
+                let blocks = first..first + group.blocks_for(end as u32);
+                let backwards = |block| group.blocks - 1 - block;
+                let id =
+                    |block| if circumstances.blocks_backwards { backwards(block) } else { block };
+                blocks.map(|block| BlockId(id(block))).collect()
+            };
             items.push(WorkItem {
                 slot: request.slot,
                 positions: request.computed as u32..end as u32,
                 draft: Vec::new(),
-                block_tables: vec![blocks.collect()],
+                block_tables: info.cache_groups.iter().map(table).collect(),
                 sample: end == request.tokens.len(),
             });
         }

@@ -35,13 +35,14 @@ pub struct Tiny {
 }
 
 /// Names and contents of the files.
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 8] = [
     ("llama", include_str!("../tiny/llama.json")),
     ("llama_linear", include_str!("../tiny/llama_linear.json")),
     ("llama_llama3", include_str!("../tiny/llama_llama3.json")),
     ("llama_yarn", include_str!("../tiny/llama_yarn.json")),
     ("mistral", include_str!("../tiny/mistral.json")),
     ("qwen2", include_str!("../tiny/qwen2.json")),
+    ("qwen2_windows", include_str!("../tiny/qwen2_windows.json")),
     ("qwen3", include_str!("../tiny/qwen3.json")),
 ];
 

@@ -4,6 +4,7 @@ mod llama;
 mod mistral;
 mod qwen2;
 mod qwen3;
+mod windows;
 
 use weights::Weights;
 

@@ -1,7 +1,7 @@
 //! A plan packed into rows: one row a position, the rows of a request side by side.
 
 use kernels::attention::{AttentionTasks, BLOCK_TOKENS, Sequence};
-use types::{BlockId, StepPlan, TokenId, WorkItem};
+use types::{BlockId, StepPlan, TokenId};
 
 use super::Slots;
 
@@ -9,10 +9,16 @@ use super::Slots;
 pub(super) struct Batch {
     pub(super) tokens: Vec<TokenId>,
     pub(super) positions: Vec<u32>,
+    /// By cache group.
+    pub(super) groups: Vec<GroupRows>,
+    pub(super) outputs: Vec<Output>,
+}
+
+/// Where the rows of a step are in a cache group's blocks.
+pub(super) struct GroupRows {
     /// Where each row's key and value go: `block × 16 + offset`.
     pub(super) places: Vec<u32>,
     pub(super) attention: AttentionTasks,
-    pub(super) outputs: Vec<Output>,
 }
 
 /// A row whose logits are wanted.
@@ -34,9 +40,10 @@ pub(super) enum Purpose {
     Prompt(TokenId),
 }
 
-/// Heads of the model and threads of the pool: what attention tasks depend on besides the plan.
+/// Cache groups and heads of the model and threads of the pool: what attention tasks depend on besides the plan.
 #[derive(Clone, Copy)]
 pub(super) struct TaskShape {
+    pub(super) groups: usize,
     pub(super) heads: usize,
     pub(super) kv_heads: usize,
     pub(super) threads: usize,
@@ -51,8 +58,6 @@ impl Batch {
         let rows = plan.token_count();
         let mut tokens = Vec::with_capacity(rows);
         let mut positions = Vec::with_capacity(rows);
-        let mut places = Vec::with_capacity(rows);
-        let (mut sequences, mut block_tables) = (Vec::new(), Vec::new());
         let mut outputs = Vec::new();
         for (index, item) in plan.items.iter().enumerate() {
             let slot = slots.get(item.slot);
@@ -62,21 +67,6 @@ impl Batch {
             tokens.extend_from_slice(&slot.tokens[range.start..known_end]);
             tokens.extend_from_slice(&item.draft);
             positions.extend(item.positions.clone());
-            let table = table(item);
-            places.extend(range.clone().map(|position| {
-                table[position / BLOCK_TOKENS].0 * BLOCK_TOKENS as u32
-                    + (position % BLOCK_TOKENS) as u32
-            }));
-            let first_block = block_tables.len();
-            // Kernels take blocks two by two and may read one that is not seen: one of the request's own instead.
-            let held = table.iter().find(|block| **block != BlockId::GONE).expect("one is written");
-            let readable = |block: &BlockId| if *block == BlockId::GONE { held.0 } else { block.0 };
-            block_tables.extend(table.iter().map(readable));
-            sequences.push(Sequence {
-                rows: first_row..tokens.len(),
-                first_position: range.start,
-                blocks: first_block..block_tables.len(),
-            });
             if slot.sampling.prompt_logprobs.is_some() {
                 let last = known_end.min(slot.prompt_len - 1);
                 outputs.extend((range.start..last).map(|position| Output {
@@ -97,9 +87,8 @@ impl Batch {
                 }));
             }
         }
-        let TaskShape { heads, kv_heads, threads } = shape;
-        let attention = AttentionTasks::new(&sequences, block_tables, heads, kv_heads, threads);
-        Self { tokens, positions, places, attention, outputs }
+        let groups = (0..shape.groups).map(|group| GroupRows::new(plan, group, shape)).collect();
+        Self { tokens, positions, groups, outputs }
     }
 
     /// Rows in the batch.
@@ -108,10 +97,31 @@ impl Batch {
     }
 }
 
-/// The block table of the only cache group there is.
-fn table(item: &WorkItem) -> &[BlockId] {
-    let [table] = &item.block_tables[..] else {
-        panic!("a plan for {} cache groups; this model has one", item.block_tables.len());
-    };
-    table
+impl GroupRows {
+    fn new(plan: &StepPlan, group: usize, shape: TaskShape) -> Self {
+        let mut places = Vec::with_capacity(plan.token_count());
+        let (mut sequences, mut block_tables) = (Vec::new(), Vec::new());
+        for item in &plan.items {
+            assert_eq!(item.block_tables.len(), shape.groups, "a plan for other cache groups");
+            let table = &item.block_tables[group];
+            let (first_row, first_block) = (places.len(), block_tables.len());
+            let range = item.positions.start as usize..item.positions.end as usize;
+            places.extend(range.clone().map(|position| {
+                table[position / BLOCK_TOKENS].0 * BLOCK_TOKENS as u32
+                    + (position % BLOCK_TOKENS) as u32
+            }));
+            // Kernels take blocks two by two and may read one that is not seen: one of the request's own instead.
+            let held = table.iter().find(|block| **block != BlockId::GONE).expect("one is written");
+            let readable = |block: &BlockId| if *block == BlockId::GONE { held.0 } else { block.0 };
+            block_tables.extend(table.iter().map(readable));
+            sequences.push(Sequence {
+                rows: first_row..places.len(),
+                first_position: range.start,
+                blocks: first_block..block_tables.len(),
+            });
+        }
+        let TaskShape { heads, kv_heads, threads, .. } = shape;
+        let attention = AttentionTasks::new(&sequences, block_tables, heads, kv_heads, threads);
+        Self { places, attention }
+    }
 }

@@ -2,8 +2,12 @@
 
 use kernels::attention::{BLOCK_TOKENS, KvShape};
 use models::{Model, Program, RowKind};
+use types::CacheGroup;
 
-use super::{KvBudget, RunnerOptions};
+use super::{
+    KvBudget, RunnerOptions,
+    groups::{Demand, Groups},
+};
 use crate::{Error, limits::Limits};
 
 /// Rows of logits computed together at most; more outputs than this take several passes over the head.
@@ -11,13 +15,11 @@ const OUTPUT_ROWS_MAX: usize = 64;
 
 /// Sizes of everything.
 pub(super) struct MemoryPlan {
-    pub(super) kv: KvShape,
-    /// Blocks up to which cached ones are kept rather than used again.
-    pub(super) blocks_kept: u32,
-    /// Blocks' contents besides, for those that made room.
-    pub(super) host_blocks: u32,
-    /// How far the layers see, where none sees everything.
-    pub(super) window: Option<u32>,
+    pub(super) cache_groups: Vec<CacheGroup>,
+    /// By layer, its cache group.
+    pub(super) group_of_layer: Vec<usize>,
+    /// A layer's part of one block.
+    block: KvShape,
     pub(super) context_max: u32,
     pub(super) position_rows: usize,
     pub(super) output_rows: usize,
@@ -35,35 +37,39 @@ impl MemoryPlan {
             head_dim: spec.head_dim,
             format: options.kv_format,
         };
-        let block_bytes = (block.bytes() * spec.layers) as u64;
+        let (layer_bytes, block_tokens) = (block.bytes() as u64, BLOCK_TOKENS as u32);
+        let block_bytes = layer_bytes * spec.layers as u64;
         let budget_bytes = options.kv_budget.bytes();
-        // No more blocks than all slots can fill: the prefix cache lives in what requests leave of them.
-        let useful =
-            u64::from(options.slots_max) * u64::from(context_max).div_ceil(BLOCK_TOKENS as u64);
-        let blocks = (budget_bytes / block_bytes).min(useful).min(u64::from(u32::MAX) / 16);
-        if blocks == 0 {
-            let block_tokens = BLOCK_TOKENS as u32;
-            return Err(Error::KvBudget { budget_bytes, block_bytes, block_tokens });
-        }
         let kept_bytes =
             options.prefix_cache_bytes.unwrap_or_else(|| 2 * model.program.weight_bytes());
-        let window = widest_window(&spec.windows).filter(|window| *window < context_max);
+        let groups = Groups::new(&spec.windows, context_max);
+        let demand = Demand { slots: slots_max, context: context_max, step: step_tokens_max };
+        let mut cache_groups = groups
+            .divide(demand, block_tokens, layer_bytes, [budget_bytes, kept_bytes])
+            .ok_or(Error::KvBudget { budget_bytes, block_bytes, block_tokens })?;
         // There is no such tier beside a window.
-        let host_bytes = if window.is_some() { 0 } else { options.host_cache_bytes };
+        if let [group] = &mut cache_groups[..]
+            && !groups.have_windows()
+        {
+            let blocks_max = u64::from(u32::MAX / block_tokens);
+            group.host_blocks = (options.host_cache_bytes / block_bytes).min(blocks_max) as u32;
+        }
         Ok(Self {
-            host_blocks: (host_bytes / block_bytes).min(u64::from(u32::MAX) / 16) as u32,
-            window,
-            blocks_kept: (kept_bytes / block_bytes).min(blocks) as u32,
-            kv: KvShape { blocks: blocks as usize, ..block },
+            cache_groups,
+            group_of_layer: groups.of_layer,
+            block,
             context_max,
             position_rows: options.step_tokens_max as usize,
             output_rows: OUTPUT_ROWS_MAX.min(options.slots_max as usize),
         })
     }
 
-    /// The shape of a layer's part of the host's memory.
-    pub(super) fn host_kv(&self) -> KvShape {
-        KvShape { blocks: self.host_blocks as usize, ..self.kv }
+    /// The shape of each layer's cache, and of its part of the host's memory.
+    pub(super) fn kv(&self) -> impl Iterator<Item = [KvShape; 2]> + '_ {
+        self.group_of_layer.iter().map(|group| {
+            let CacheGroup { blocks, host_blocks, .. } = self.cache_groups[*group];
+            [blocks, host_blocks].map(|blocks| KvShape { blocks: blocks as usize, ..self.block })
+        })
     }
 
     /// Rows of a buffer.
@@ -84,12 +90,6 @@ impl MemoryPlan {
         let angles = 4 * self.position_rows * 2 * program.rope.frequencies.len();
         (floats + angles) as u64
     }
-}
-
-/// All layers are in one cache group, which keeps as much as that one needs which sees farthest.
-fn widest_window(windows: &[Option<usize>]) -> Option<u32> {
-    let widest = windows.iter().map(|window| window.unwrap_or(usize::MAX)).max()?;
-    widest.try_into().ok()
 }
 
 impl KvBudget {

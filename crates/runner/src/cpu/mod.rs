@@ -1,6 +1,7 @@
 //! The executor for CPUs. A step runs on the caller's thread and the pool's: `submit` computes, `wait` hands over.
 
 mod batch;
+mod groups;
 mod memory;
 mod profile;
 mod walk;
@@ -10,11 +11,11 @@ pub use profile::{Profile, Work};
 use std::{collections::VecDeque, sync::Arc};
 
 use device::cpu::{Cpu, Isa};
-use kernels::attention::{BLOCK_TOKENS, KvFormat};
+use kernels::attention::KvFormat;
 use models::Model;
 use types::{
-    CacheGroup, Executor, ExecutorInfo, Fault, MemoryReport, SampledToken, SlotId, StepOutcome,
-    StepPlan, TokenLogprobs, WorkItem,
+    Executor, ExecutorInfo, Fault, MemoryReport, SampledToken, SlotId, StepOutcome, StepPlan,
+    TokenLogprobs, WorkItem,
 };
 
 use self::{
@@ -107,15 +108,9 @@ impl CpuRunner {
     /// Allocates everything a model needs to run within the limits.
     pub fn new(cpu: Arc<Cpu>, model: Arc<Model>, options: &RunnerOptions) -> Result<Self, Error> {
         let memory = MemoryPlan::new(&model, options)?;
-        let walker = Walker::new(&model.spec, &model.program, &memory);
+        let walker = Walker::new(&model.program, &memory);
         let info = ExecutorInfo {
-            cache_groups: vec![CacheGroup {
-                blocks: memory.kv.blocks as u32,
-                block_tokens: BLOCK_TOKENS as u32,
-                blocks_kept: memory.blocks_kept,
-                host_blocks: memory.host_blocks,
-                window: memory.window,
-            }],
+            cache_groups: memory.cache_groups.clone(),
             step_tokens_max: options.step_tokens_max,
             slots_max: options.slots_max,
             context_max: memory.context_max,
@@ -209,6 +204,7 @@ impl CpuRunner {
             return outcome;
         }
         let shape = TaskShape {
+            groups: self.info.cache_groups.len(),
             heads: self.model.spec.heads,
             kv_heads: self.model.spec.kv_heads,
             threads: self.cpu.pool.threads(),

@@ -30,6 +30,8 @@ pub(super) struct Walker {
     layers: Vec<KvLayer>,
     /// By layer, what made room in `layers`.
     host_layers: Vec<KvLayer>,
+    /// By layer, its cache group.
+    group_of_layer: Vec<usize>,
     pub(super) profiler: Profiler,
 }
 
@@ -50,7 +52,7 @@ pub(super) struct Step<'a> {
 
 impl Walker {
     /// Allocates all buffers.
-    pub(super) fn new(spec: &DecoderSpec, program: &Program, memory: &MemoryPlan) -> Self {
+    pub(super) fn new(program: &Program, memory: &MemoryPlan) -> Self {
         let floats = program
             .float_buffers
             .iter()
@@ -67,8 +69,9 @@ impl Walker {
                 rounded: rounded.map(|(rows, width)| Bf16Rows::new(rows, width)).collect(),
             },
             angles: AlignedBuffer::zeroed(memory.position_rows * 2 * pairs),
-            layers: (0..spec.layers).map(|_| KvLayer::new(memory.kv)).collect(),
-            host_layers: (0..spec.layers).map(|_| KvLayer::new(memory.host_kv())).collect(),
+            layers: memory.kv().map(|[shape, _]| KvLayer::new(shape)).collect(),
+            host_layers: memory.kv().map(|[_, shape]| KvLayer::new(shape)).collect(),
+            group_of_layer: memory.group_of_layer.clone(),
             profiler: Profiler::default(),
         }
     }
@@ -90,8 +93,10 @@ impl Walker {
         }
         let begun = self.profiler.now();
         let mut layers: Vec<_> = self.layers.iter_mut().zip(&mut self.host_layers).collect();
-        cpu.pool.for_each(&mut layers, |_, (layer, host)| {
-            for copy in copies {
+        let group_of_layer = &self.group_of_layer;
+        cpu.pool.for_each(&mut layers, |index, (layer, host)| {
+            let group = group_of_layer[index] as u32;
+            for copy in copies.iter().filter(|copy| copy.group == group) {
                 let (block, slot) = (copy.block.0 as usize, copy.slot.0 as usize);
                 match copy.direction {
                     CopyDirection::ToHost => host.copy_block(slot, layer, block),
@@ -167,7 +172,7 @@ impl Walker {
                     angles: &self.angles,
                     pairs: program.rope.frequencies.len(),
                     style: program.rope_pairs,
-                    places: &batch.places,
+                    places: &batch.groups[self.group_of_layer[*layer]].places,
                     cache: &mut self.layers[*layer],
                 };
                 rope_store(cpu, args);
@@ -178,7 +183,7 @@ impl Walker {
                     queries,
                     query_stride: spec.qkv_width(),
                     heads: spec.heads,
-                    tasks: &batch.attention,
+                    tasks: &batch.groups[self.group_of_layer[*layer]].attention,
                     cache: &self.layers[*layer],
                     scale: 1.0 / (spec.head_dim as f32).sqrt(),
                     window: *window,

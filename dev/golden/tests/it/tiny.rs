@@ -118,7 +118,7 @@ fn folders_made_of_gguf_files_are_the_same_models() {
 /// The comparison above can fail: a field of the configuration that was not heeded would show.
 #[test]
 fn what_a_configuration_says_shows_in_the_numbers() {
-    let changes: [(&str, &str, Value); 8] = [
+    let changes: [(&str, &str, Value); 11] = [
         ("llama_llama3", "rope_scaling", Value::Null),
         ("llama_llama3", "rope_theta", json!(10_000.0)),
         ("llama_linear", "rope_scaling", Value::Null),
@@ -126,6 +126,9 @@ fn what_a_configuration_says_shows_in_the_numbers() {
         ("mistral", "sliding_window", Value::Null),
         ("mistral", "sliding_window", json!(19)),
         ("mistral", "rope_parameters", Value::Null),
+        ("qwen2_windows", "use_sliding_window", json!(false)),
+        ("qwen2_windows", "sliding_window", json!(19)),
+        ("qwen2_windows", "layer_types", json!(vec!["full_attention"; 4])),
         ("qwen3", "rms_norm_eps", json!(0.1)),
     ];
     for (name, field, value) in changes {

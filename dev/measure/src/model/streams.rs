@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Instant};
 
 use anyhow::{Result, ensure};
 use types::{
-    BlockId, Executor, SamplingParams, SlotAdmission, SlotId, StepId, StepOutcome, StepPlan,
-    TokenId, WorkItem,
+    BlockId, CacheGroup, Executor, SamplingParams, SlotAdmission, SlotId, StepId, StepOutcome,
+    StepPlan, TokenId, WorkItem,
 };
 
 /// Requests that run together, each in a slot with blocks of its own.
@@ -69,8 +69,6 @@ impl<'r, E: Executor> Streams<'r, E> {
 
     fn plan(&mut self) -> StepPlan {
         let info = self.runner.info();
-        let (blocks, block_tokens) =
-            (info.cache_groups[0].blocks / info.slots_max, info.cache_groups[0].block_tokens);
         let mut budget = info.step_tokens_max;
         let mut items = Vec::with_capacity(self.streams.len());
         for (slot, stream) in self.streams.iter_mut().enumerate() {
@@ -83,9 +81,12 @@ impl<'r, E: Executor> Streams<'r, E> {
             stream.computed = positions.end;
             let sample = positions.end == stream.tokens;
             stream.tokens += u32::from(sample);
-            let first = slot as u32 * blocks;
-            let table = (first..first + positions.end.div_ceil(block_tokens)).map(BlockId);
-            let (slot, block_tables) = (SlotId(slot as u32), vec![table.collect()]);
+            let table = |group: &CacheGroup| {
+                let first = slot as u32 * (group.blocks / info.slots_max);
+                (first..first + group.blocks_for(positions.end)).map(BlockId).collect()
+            };
+            let block_tables = info.cache_groups.iter().map(table).collect();
+            let slot = SlotId(slot as u32);
             items.push(WorkItem { slot, positions, draft: Vec::new(), block_tables, sample });
         }
         let admit = std::mem::take(&mut self.admit);
