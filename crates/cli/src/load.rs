@@ -109,7 +109,7 @@ pub(crate) fn load(
         );
     }
     let (windowed, whole): (Vec<_>, Vec<_>) =
-        info.cache_groups.iter().partition(|group| group.window.is_some());
+        info.cache_groups.iter().partition(|group| group.window().is_some());
     if wants_host && !windowed.is_empty() {
         tracing::warn!(
             "engine.host_cache_bytes is set, but layers of this model see no more than a window: it is not used"

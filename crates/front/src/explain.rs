@@ -163,6 +163,7 @@ pub(crate) fn miss_name(miss: Miss, tells_of_others: bool) -> &'static str {
         Miss::BelowBlock => "below_block",
         Miss::Evicted => "evicted",
         Miss::HostSlower => "host_slower",
+        Miss::NoCheckpoint => "no_checkpoint",
         Miss::OtherSalt if tells_of_others => "other_salt",
         // A salt keeps it a secret what others have sent.
         Miss::OtherSalt | Miss::Unknown => "unknown",

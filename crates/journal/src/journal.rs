@@ -10,7 +10,7 @@ use crate::{
 /// What every journal begins with.
 pub(crate) const MAGIC: &[u8] = b"brigade journal\n";
 /// The format that is written and read here. To be counted up with every change of what records hold.
-const FORMAT: u16 = 4;
+const FORMAT: u16 = 5;
 
 /// A journal as far as it can be read.
 #[derive(Debug)]

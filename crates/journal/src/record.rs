@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use types::{
     BlockCopy, CopyDirection, Fault, FaultKind, Request, RequestId, SampledToken, SamplingParams,
-    Service, SlotAdmission, SlotId, StepId, StepOutcome, StepPlan, WorkItem,
+    Service, SlotAdmission, SlotId, StateCopy, StepId, StepOutcome, StepPlan, WorkItem,
 };
 
 use crate::encoding::{Input, Output, Read};
@@ -84,7 +84,7 @@ impl PlanMark {
     /// The mark of a plan. `scratch` is overwritten.
     pub(crate) fn of(plan: &StepPlan, scratch: &mut Output) -> Self {
         scratch.0.clear();
-        let StepPlan { id, release, admit, copies, items } = plan;
+        let StepPlan { id, release, admit, copies, state_copies, items } = plan;
         scratch.number(id.0);
         scratch.list(release.iter(), |out, slot| out.number(slot.0));
         scratch.list(admit.iter(), |out, admission| {
@@ -99,6 +99,12 @@ impl PlanMark {
             out.flag(direction == CopyDirection::ToHost);
             out.word(block.0);
             out.word(slot.0);
+        });
+        scratch.list(state_copies.iter(), |out, copy| {
+            let StateCopy { group, from, to } = *copy;
+            out.number(group);
+            out.word(from.0);
+            out.word(to.0);
         });
         scratch.list(items.iter(), |out, item| {
             let WorkItem { slot, positions, draft, block_tables, sample } = item;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use scheduler::{PolicyKind, Settings};
-use types::{CacheGroup, ExecutorInfo};
+use types::{CacheContent, CacheGroup, ExecutorInfo};
 
 use crate::encoding::{Input, Output, Read};
 
@@ -49,7 +49,17 @@ impl Setup {
             out.number(group.block_tokens);
             out.number(group.blocks_kept);
             out.number(group.host_blocks);
-            out.optional(group.window, Output::number);
+            match group.content {
+                CacheContent::Everything => out.number(0_u32),
+                CacheContent::Window(positions) => {
+                    out.number(1_u32);
+                    out.number(positions);
+                }
+                CacheContent::State(apart) => {
+                    out.number(2_u32);
+                    out.number(apart);
+                }
+            }
         });
         for limit in [step_tokens_max, slots_max, context_max, vocab_size] {
             out.number(*limit);
@@ -94,7 +104,12 @@ impl Setup {
                 block_tokens: input.number()?,
                 blocks_kept: input.number()?,
                 host_blocks: input.number()?,
-                window: input.optional(Input::number)?,
+                content: match input.number()? {
+                    0 => CacheContent::Everything,
+                    1 => CacheContent::Window(input.number()?),
+                    2 => CacheContent::State(input.number()?),
+                    other => return Err(format!("there is no content {other} of cache groups")),
+                },
             })
         };
         let info = ExecutorInfo {

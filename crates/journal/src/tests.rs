@@ -7,7 +7,8 @@ use scheduler::{
     testing::{FakeModel, REPETITIVE, expected_output},
 };
 use types::{
-    CacheGroup, ExecutorInfo, Fault, Request, RequestId, SamplingParams, Service, StepPlan, TokenId,
+    CacheContent, CacheGroup, ExecutorInfo, Fault, Request, RequestId, SamplingParams, Service,
+    StepPlan, TokenId,
 };
 
 use crate::{
@@ -37,14 +38,20 @@ impl Numbers {
 /// how many were preempted, and where the time of those that ended went.
 fn run(seed: u64, tokens: TokenRecord) -> (Vec<u8>, u64, Vec<Explanation>) {
     let mut numbers = Numbers(seed);
+    let has_states = seed % 5 == 3;
+    let mut cache_groups = vec![CacheGroup {
+        blocks: 24,
+        block_tokens: 4,
+        blocks_kept: 16,
+        host_blocks: if has_states { 0 } else { 12 },
+        content: CacheContent::Everything,
+    }];
+    if has_states {
+        let content = CacheContent::State(8);
+        cache_groups.push(CacheGroup { content, ..CacheGroup::new(20, 4) });
+    }
     let info = ExecutorInfo {
-        cache_groups: vec![CacheGroup {
-            blocks: 24,
-            block_tokens: 4,
-            blocks_kept: 16,
-            host_blocks: 12,
-            window: None,
-        }],
+        cache_groups,
         step_tokens_max: 32,
         slots_max: 6,
         context_max: 90,
@@ -124,7 +131,7 @@ fn replayed(bytes: &[u8]) -> Replay {
 
 #[test]
 fn every_plan_is_made_again() {
-    let (mut preemptions, mut accepted, mut brought_back) = (0, 0, 0);
+    let (mut preemptions, mut accepted, mut brought_back, mut states_copied) = (0, 0, 0, 0);
     for seed in 0..20 {
         for tokens in [TokenRecord::Hashes, TokenRecord::Ids] {
             let (bytes, preempted, ended) = run(seed, tokens);
@@ -145,11 +152,14 @@ fn every_plan_is_made_again() {
                 assert_eq!(Explanation { tenant: recorded.tenant.clone(), ..again }, recorded);
             }
             preemptions += preempted;
+            let lines = replay.steps.iter().filter_map(|step| step.line.as_deref());
+            states_copied += lines.filter(|line| line.contains(" g1:b")).count();
         }
     }
     assert!(preemptions > 100, "{preemptions}");
     assert!(accepted > 100, "{accepted}");
     assert!(brought_back > 100, "{brought_back}");
+    assert!(states_copied > 100, "{states_copied}");
 }
 
 #[test]
@@ -318,7 +328,7 @@ fn damage_is_named_and_what_stands_before_is_read() {
     assert!(matches!(error(&bytes[..20]), Error::Setup(Damage::Truncated { .. })));
     let mut other = bytes.clone();
     other[crate::journal::MAGIC.len()] = 99;
-    assert_eq!(error(&other).to_string(), "the journal has format 99; this program reads format 4");
+    assert_eq!(error(&other).to_string(), "the journal has format 99; this program reads format 5");
     let mut spoilt = bytes.clone();
     spoilt[crate::journal::MAGIC.len() + 5] ^= 1;
     assert!(matches!(error(&spoilt), Error::Setup(Damage::Corrupt { .. })));

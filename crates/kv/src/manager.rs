@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use types::{BlockCopy, BlockId, CacheGroup, TokenId, planted, planted::Planted};
+use types::{
+    BlockCopy, BlockId, CacheContent, CacheGroup, StateCopy, TokenId, planted, planted::Planted,
+};
 
 use crate::{
     BlockPool, BlockTable, BlockTables, PrefixKey,
@@ -30,11 +32,11 @@ pub enum Error {
         /// Which group.
         group: usize,
     },
-    /// What falls out of a window does not go to the host's memory, and a hit is in one place in all groups.
+    /// Only a group that keeps everything has a tier in the host's memory, and a hit is in one place in all groups.
     #[error(
-        "cache group {group} has {host_blocks} blocks in the host's memory: 0 where any group has a window"
+        "cache group {group} has {host_blocks} blocks in the host's memory: 0 where any group has a window or a state"
     )]
-    HostBesideWindow {
+    HostBesideGaps {
         /// Which group.
         group: usize,
         /// Its blocks in the host's memory.
@@ -59,7 +61,8 @@ pub struct Hit {
     /// The first positions of the sequence, whole blocks in every group, wherever they are.
     pub positions: u32,
     /// For each group, how many of the blocks wanted of them somebody holds: the others are among the free ones, or
-    /// their contents are in the host's memory. Wanted are those that the next position sees.
+    /// their contents are in the host's memory. Wanted are those that the next position sees; of a state none, as a
+    /// request goes on in a copy of it.
     pub held: Vec<u32>,
 }
 
@@ -85,6 +88,8 @@ pub enum Miss {
     Evicted,
     /// It is in the host's memory, and computed again sooner than copied from there.
     HostSlower,
+    /// More is known, but there is no recurrent state to go on with: none was left there, or it made room.
+    NoCheckpoint,
     /// The same tokens are there with another salt. Whoever may not know of other salts must not be told.
     OtherSalt,
     /// Nobody has computed these tokens, or too long ago.
@@ -94,36 +99,47 @@ pub enum Miss {
 /// The KV cache of one executor.
 #[derive(Debug)]
 pub struct KvManager {
-    pools: Vec<BlockPool>,
+    pub(crate) pools: Vec<BlockPool>,
     /// A hit is a multiple of this many positions, so that it ends with a block in every group.
-    hit_tokens: u32,
+    pub(crate) hit_tokens: u32,
     finds_prefixes: bool,
+    /// Checkpoints of states are at least this far apart. Nothing where there are no states, or nothing is to be found.
+    pub(crate) checkpoint_tokens: Option<u32>,
+    /// What the plan under construction is to copy.
+    pub(crate) state_copies: Vec<StateCopy>,
 }
 
 impl KvManager {
     /// A cache of these groups, all free. A model without a cache has none. Without `finds_prefixes`, every request
     /// computes all of its positions.
     pub fn new(groups: &[CacheGroup], finds_prefixes: bool) -> Result<Self, Error> {
-        let has_windows = groups.iter().any(|group| group.window.is_some());
+        let has_gaps = groups.iter().any(|group| !group.keeps_everything());
         for (group, limits) in groups.iter().enumerate() {
-            let &CacheGroup { blocks, block_tokens, host_blocks, window, .. } = limits;
+            let &CacheGroup { blocks, block_tokens, host_blocks, content, .. } = limits;
             if blocks == 0 || block_tokens == 0 {
                 return Err(Error::EmptyGroup { group, blocks, block_tokens });
             }
-            if window == Some(0) {
+            if content == CacheContent::Window(0) {
                 return Err(Error::EmptyWindow { group });
             }
-            if has_windows && host_blocks > 0 {
-                return Err(Error::HostBesideWindow { group, host_blocks });
+            if has_gaps && host_blocks > 0 {
+                return Err(Error::HostBesideGaps { group, host_blocks });
             }
         }
         let hit_tokens = groups
             .iter()
             .fold(1, |tokens, group| least_common_multiple(tokens, u64::from(group.block_tokens)));
+        let apart = |group: &CacheGroup| match group.content {
+            CacheContent::State(apart) => Some(apart),
+            CacheContent::Everything | CacheContent::Window(_) => None,
+        };
+        let checkpoint_tokens = groups.iter().filter_map(apart).max();
         Ok(Self {
             pools: groups.iter().map(BlockPool::new).collect(),
             hit_tokens: hit_tokens.try_into().unwrap_or(u32::MAX),
             finds_prefixes,
+            checkpoint_tokens: checkpoint_tokens.filter(|_| finds_prefixes),
+            state_copies: Vec::new(),
         })
     }
 
@@ -162,9 +178,10 @@ impl KvManager {
                 let block = pool.index.find(*hash).and_then(|node| pool.index.block_of(node));
                 block.is_some_and(|block| pool.holders(block) > 0)
             };
-            match pool.group().window {
-                Some(_) => hit.iter().filter(|hash| is_held(hash)).count() as u32,
-                None => hit.partition_point(is_held) as u32,
+            match pool.group().content {
+                CacheContent::Everything => hit.partition_point(is_held) as u32,
+                CacheContent::Window(_) => hit.iter().filter(|hash| is_held(hash)).count() as u32,
+                CacheContent::State(_) => 0,
             }
         };
         Hit { positions, held: groups().map(held).collect() }
@@ -182,24 +199,33 @@ impl KvManager {
         if next > positions_max {
             return Some(Miss::BelowBlock);
         }
-        let mut missing = self.pools.iter().zip(&key.groups).filter_map(|(pool, hashes)| {
+        let missing = |(pool, hashes): (&BlockPool, &Vec<u64>)| {
             let block = |position: u32| (position / pool.block_tokens()) as usize;
             let wanted = &hashes[block(positions)..block(next)];
-            let first = wanted.iter().find(|hash| pool.index.find(**hash).is_none())?;
-            Some((pool, *first))
-        });
-        Some(match missing.next() {
+            wanted.iter().copied().find(|hash| pool.index.find(*hash).is_none())
+        };
+        let (states, others): (Vec<_>, Vec<_>) =
+            self.pools.iter().zip(&key.groups).partition(|(pool, _)| pool.group().is_state());
+        let mut groups = others.iter().chain(&states);
+        Some(match groups.find_map(|group| missing(*group).map(|hash| (group.0, hash))) {
             Some((pool, hash)) if pool.index.was_evicted(hash) => Miss::Evicted,
             Some((pool, hash)) if pool.index.has_content(key.content(hash)) => Miss::OtherSalt,
+            Some((pool, _)) if pool.group().is_state() && !others.is_empty() => Miss::NoCheckpoint,
+            None if !states.is_empty() => Miss::NoCheckpoint,
             // What was there is known for the sake of what comes after it, and is nowhere any more.
             None if self.has_windows() => Miss::Evicted,
             _ => Miss::Unknown,
         })
     }
 
-    /// How many of their first `positions_max` positions two sequences have in common, as far as hashes tell, and as a
-    /// hit would count them.
-    pub fn in_common(&self, one: &PrefixKey, other: &PrefixKey, positions_max: u32) -> u32 {
+    /// How many of its first `positions_max` positions a sequence will find when all steps under way of `one` are
+    /// committed, which has `tables`, as far as hashes tell; where states are no matter, when all of `one` is computed.
+    pub fn to_come(
+        &self,
+        (tables, one): (&BlockTables, &PrefixKey),
+        other: &PrefixKey,
+        positions_max: u32,
+    ) -> u32 {
         let lists = self.pools.iter().zip(one.groups.iter().zip(&other.groups));
         let common = lists.map(|(pool, (one, other))| {
             let pairs: u32 = one.len().min(other.len()) as u32;
@@ -208,7 +234,13 @@ impl KvManager {
                 partition_point(pairs, |block| one[block as usize] == other[block as usize]);
             blocks * pool.block_tokens()
         });
-        self.hit(common, positions_max)
+        let common = self.hit(common, positions_max);
+        let states = tables.groups.iter().zip(&self.pools).filter(|(_, p)| p.group().is_state());
+        let left_behind = |table: &BlockTable| {
+            let mut positions = table.checkpoints.under_way.iter().map(|(position, _)| *position);
+            positions.rfind(|position| *position <= common).unwrap_or(0)
+        };
+        states.map(|(table, _)| left_behind(table)).min().unwrap_or(common)
     }
 
     fn hit(&self, positions: impl Iterator<Item = u32>, positions_max: u32) -> u32 {
@@ -216,8 +248,8 @@ impl KvManager {
         whole - whole % self.hit_tokens
     }
 
-    /// The same where of a group with a window only those blocks must be there that the next position sees: `is_there`
-    /// says it of a group's block.
+    /// The same where of a group that does not keep everything only those blocks must be there that the next position
+    /// needs: `is_there` says it of a group's block.
     fn hit_within(
         &self,
         known: impl Iterator<Item = u32>,
@@ -225,14 +257,17 @@ impl KvManager {
         is_there: impl Fn(usize, usize) -> bool,
     ) -> u32 {
         let mut positions = self.hit(known, positions_max);
-        let windowed = |(_, pool): &(usize, &BlockPool)| pool.group().window.is_some();
+        let of_kind = |is_kind: fn(&CacheGroup) -> bool| {
+            self.pools.iter().enumerate().filter(move |(_, pool)| is_kind(pool.group()))
+        };
         loop {
-            let missing =
-                self.pools.iter().enumerate().filter(windowed).find_map(|(group, pool)| {
-                    let block =
-                        wanted(pool, positions).rev().find(|block| !is_there(group, *block))?;
-                    Some(block as u32 * pool.block_tokens())
-                });
+            // One block of a state is sooner seen than all of a window.
+            let states = of_kind(CacheGroup::is_state);
+            let mut partial = states.chain(of_kind(|group| group.window().is_some()));
+            let missing = partial.find_map(|(group, pool)| {
+                let block = wanted(pool, positions).rev().find(|block| !is_there(group, *block))?;
+                Some(block as u32 * pool.block_tokens())
+            });
             // Every hit from there on up to this one wants that block as well.
             let Some(end) = missing else { return positions };
             positions = end - end % self.hit_tokens;
@@ -259,8 +294,8 @@ impl KvManager {
         let all = self.hit_within(known, positions_max, |group, block| {
             !self.pools[group].index.is_nowhere(chains[group][block])
         });
-        // Nothing is in the host's memory where there are windows.
-        let full = groups().filter(|(_, pool)| pool.group().window.is_none());
+        // Nothing is in the host's memory where not everything is kept.
+        let full = groups().filter(|(_, pool)| pool.group().keeps_everything());
         let in_pool = full.map(|(chain, pool)| {
             let blocks = chain.partition_point(|node| pool.index.block_of(*node).is_some());
             blocks as u32 * pool.block_tokens()
@@ -271,14 +306,19 @@ impl KvManager {
             let [taken, all] = [positions, all].map(|end| (end / pool.block_tokens()) as usize);
             let wanted = wanted(pool, positions);
             let block_of = |node: &NodeId| pool.index.block_of(*node).expect("it is in the pool");
-            table.gone = wanted.start as u32;
-            table.blocks.resize(wanted.start, BlockId::GONE);
-            table.blocks.extend(chain[wanted].iter().map(block_of));
-            table.blocks[table.gone as usize..].iter().for_each(|block| pool.share(*block));
+            if pool.group().is_state() {
+                table.checkpoints.begin = chain[wanted].last().map(block_of);
+            } else {
+                table.gone = wanted.start as u32;
+                table.blocks.resize(wanted.start, BlockId::GONE);
+                table.blocks.extend(chain[wanted].iter().map(block_of));
+            }
+            table.held().for_each(|block| pool.share(block));
             table.known = taken as u32;
             table.found = table.known;
             pool.index.touch(&chain[taken..all]);
         }
+        tables.checkpoint = positions;
         Found { positions, on_host: all - positions }
     }
 
@@ -341,6 +381,7 @@ impl KvManager {
     }
 
     /// Lets the whole blocks of the first `computed` positions of a sequence be found; `key` grows with its tokens.
+    /// Where others hold the same already, theirs take the place of its own.
     pub fn remember(
         &mut self,
         tables: &mut BlockTables,
@@ -352,6 +393,10 @@ impl KvManager {
         for ((pool, table), hashes) in
             self.pools.iter_mut().zip(&mut tables.groups).zip(&key.groups)
         {
+            if pool.group().is_state() {
+                pool.remember_states(table, key, hashes, tokens, computed);
+                continue;
+            }
             let whole = ((computed / pool.block_tokens()) as usize).min(hashes.len());
             while !table.closed && (table.known as usize) < whole {
                 let index = table.known as usize;
@@ -359,13 +404,17 @@ impl KvManager {
                 let before = pool.index.after(before, &key.salt);
                 let tokens = tokens_of(tokens, index, pool.block_tokens());
                 let hash = (hashes[index], key.content(hashes[index]));
-                if pool.has_node_room()
-                    && pool.index.insert(hash, table.blocks[index], before, tokens)
+                if let Some(same) = pool.index.same(hash.0, &before, tokens) {
+                    let own = std::mem::replace(&mut table.blocks[index], same);
+                    pool.share(same);
+                    pool.release(own);
+                } else if !pool.has_node_room()
+                    || !pool.index.insert(hash, table.blocks[index], before, tokens)
                 {
-                    table.known += 1;
-                } else {
                     table.closed = true;
+                    break;
                 }
+                table.known += 1;
             }
         }
     }
@@ -375,7 +424,7 @@ impl KvManager {
     pub fn release_spoilt(&mut self, tables: BlockTables, key: &PrefixKey, tokens: &[TokenId]) {
         let mut spoilt = Vec::new();
         for (group, (pool, table)) in self.pools.iter_mut().zip(&tables.groups).enumerate() {
-            if pool.group().window.is_some() {
+            if !pool.group().keeps_everything() {
                 // Some of them it does not hold any more.
                 let known = key.groups.get(group).map_or(&[][..], |k| &k[..table.known as usize]);
                 let mut nodes = chain(pool, known, &key.salt, tokens);
@@ -412,7 +461,8 @@ impl KvManager {
 
     /// Tables that hold nothing yet.
     pub fn tables(&self) -> BlockTables {
-        BlockTables { groups: self.pools.iter().map(|_| BlockTable::default()).collect() }
+        let groups = self.pools.iter().map(|_| BlockTable::default()).collect();
+        BlockTables { groups, checkpoint: 0 }
     }
 
     /// Makes `tables` hold at least `positions` positions, or changes nothing.
@@ -428,7 +478,7 @@ impl KvManager {
         positions: u32,
         len: u32,
     ) -> Result<(), Shortage> {
-        self.grow_to(tables, |group| if group.window.is_some() { positions } else { len })
+        self.grow_to(tables, |group| if group.keeps_everything() { len } else { positions })
     }
 
     /// Whether [`grow_to_start`](Self::grow_to_start) moves no more than `moves_max` contents to the host's memory. If
@@ -457,13 +507,15 @@ impl KvManager {
         let blocks = |pool: &BlockPool| pool.blocks_for(positions(pool.group()));
         for (group, (pool, table)) in self.pools.iter().zip(&tables.groups).enumerate() {
             let wanted = blocks(pool).saturating_sub(table.blocks.len() as u32);
-            if wanted > pool.free() {
-                return Err(Shortage { group, wanted, free: pool.free() });
+            let free = pool.free() + u32::from(pool.can_take_over(table));
+            if wanted > free {
+                return Err(Shortage { group, wanted, free });
             }
         }
         for (pool, table) in self.pools.iter_mut().zip(&mut tables.groups) {
             while (table.blocks.len() as u32) < blocks(pool) {
-                table.blocks.push(pool.allocate().expect("the free blocks were counted above"));
+                let block = pool.allocate_for(table).expect("the free blocks were counted above");
+                table.blocks.push(block);
             }
         }
         Ok(())
@@ -471,14 +523,14 @@ impl KvManager {
 
     /// Whether some blocks are given back while their request goes on.
     pub fn has_windows(&self) -> bool {
-        self.pools.iter().any(|pool| pool.group().window.is_some())
+        self.pools.iter().any(|pool| pool.group().window().is_some())
     }
 
     /// As many positions as `tables` can be made to hold if `spared` blocks of each group stay free; no less than they
     /// hold now.
     pub fn reach(&self, tables: &BlockTables, spared: u32) -> u32 {
         let groups = self.pools.iter().zip(&tables.groups);
-        let reach = groups.map(|(pool, table)| {
+        let reach = groups.filter(|(pool, _)| !pool.group().is_state()).map(|(pool, table)| {
             let blocks = table.blocks.len() as u32 + pool.free().saturating_sub(spared);
             blocks.saturating_mul(pool.block_tokens())
         });
@@ -489,11 +541,11 @@ impl KvManager {
     /// no step under way begins before it.
     pub fn give_back(&mut self, tables: &mut BlockTables, position: u32) {
         for (pool, table) in self.pools.iter_mut().zip(&mut tables.groups) {
-            if pool.group().window.is_none() {
+            if pool.group().window().is_none() {
                 continue;
             }
             let early = u32::from(planted::strikes(Planted::EarlyRelease));
-            let end = (pool.group().first_held(position) + early).min(table.blocks.len() as u32);
+            let end = (pool.group().first_needed(position) + early).min(table.blocks.len() as u32);
             for index in (table.gone..end).rev() {
                 let block = std::mem::replace(&mut table.blocks[index as usize], BlockId::GONE);
                 pool.release(block);
@@ -505,9 +557,10 @@ impl KvManager {
     /// Gives back the blocks of `tables` beyond those that hold `positions` positions: nothing was kept there.
     ///
     /// # Panics
-    /// When others can find one of them.
+    /// When others can find one of them, or where there are states: they cannot be taken back.
     pub fn shrink(&mut self, tables: &mut BlockTables, positions: u32) {
         for (pool, table) in self.pools.iter_mut().zip(&mut tables.groups) {
+            assert!(!pool.group().is_state(), "a state has seen all positions");
             let kept = pool.blocks_for(positions) as usize;
             assert!(table.known as usize <= kept, "a block that others can find is given back");
             for block in table.blocks.drain(kept.min(table.blocks.len())..).rev() {
@@ -521,18 +574,10 @@ impl KvManager {
         for (pool, table) in self.pools.iter_mut().zip(tables.groups) {
             // Backwards, so that a request that comes next gets the blocks in their order, and so that of those that
             // can be found the last is the first to be dropped.
-            for block in table.held().iter().rev() {
-                pool.release(*block);
+            for block in table.held().rev() {
+                pool.release(block);
             }
         }
-    }
-
-    /// For each group, the blocks of `tables` that hold `0..positions`, or stand for those that were given back.
-    pub fn covering(&self, tables: &BlockTables, positions: u32) -> Vec<Vec<BlockId>> {
-        let covering = |(pool, table): (&BlockPool, &BlockTable)| {
-            table.blocks[..pool.blocks_for(positions) as usize].to_vec()
-        };
-        self.pools.iter().zip(&tables.groups).map(covering).collect()
     }
 
     /// The pool of each group.
@@ -572,9 +617,10 @@ impl KvManager {
                 let is_gone = |block: &&BlockId| **block == BlockId::GONE;
                 let gone = table.blocks.iter().take_while(is_gone).count();
                 assert_eq!(gone, table.gone as usize, "blocks given back are counted");
-                assert!(!table.held().iter().any(|block| is_gone(&block)), "a table has a hole");
+                assert!(!table.held().any(|block| is_gone(&&block)), "a table has a hole");
+                table.invariants(pool);
             }
-            pool.invariants(tables.clone().flat_map(|tables| tables.groups[group].held().to_vec()));
+            pool.invariants(tables.clone().flat_map(|tables| tables.groups[group].held()));
         }
     }
 }
@@ -582,11 +628,16 @@ impl KvManager {
 /// Those of the first blocks of a sequence that it needs to go on at a position, at the end of a block.
 fn wanted(pool: &BlockPool, position: u32) -> std::ops::Range<usize> {
     let end = position / pool.block_tokens();
-    pool.group().first_held(position) as usize..end as usize
+    pool.group().first_needed(position) as usize..end as usize
 }
 
 /// What a sequence finds of itself from its beginning, as long as it holds the same tokens.
-fn chain(pool: &BlockPool, hashes: &[u64], salt: &Arc<str>, tokens: &[TokenId]) -> Vec<NodeId> {
+pub(crate) fn chain(
+    pool: &BlockPool,
+    hashes: &[u64],
+    salt: &Arc<str>,
+    tokens: &[TokenId],
+) -> Vec<NodeId> {
     links(pool, hashes, 0, Before::Salt(salt.clone()), tokens)
 }
 
@@ -611,7 +662,7 @@ fn links(
 }
 
 /// The tokens of a sequence's block.
-fn tokens_of(tokens: &[TokenId], index: usize, block_tokens: u32) -> &[TokenId] {
+pub(crate) fn tokens_of(tokens: &[TokenId], index: usize, block_tokens: u32) -> &[TokenId] {
     let start = index * block_tokens as usize;
     &tokens[start..start + block_tokens as usize]
 }

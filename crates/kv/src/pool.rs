@@ -15,7 +15,7 @@ pub struct BlockPool {
     group: CacheGroup,
     holders: Vec<u32>,
     /// A stack, so that the block given out next is the one whose memory was touched last.
-    empty: Vec<BlockId>,
+    pub(crate) empty: Vec<BlockId>,
     /// The first so many blocks were given out before; the others are fresh, and may have no memory yet.
     touched: u32,
     /// As many blocks come into use before a cached one is dropped.
@@ -123,7 +123,7 @@ impl BlockPool {
 
     /// Makes room for one more node, by dropping what has been of no use longest. Says whether there is any.
     pub(crate) fn has_node_room(&mut self) -> bool {
-        while self.index.is_full() {
+        while self.index.room() == 0 {
             let Some(block) = self.index.evict() else { return false };
             self.empty.push(block);
         }

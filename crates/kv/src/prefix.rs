@@ -11,18 +11,21 @@
 //!
 //! Where a group has a window, blocks are let go of from the beginning on, while what stands behind them is in use.
 //! There a node whose content had to go stays as long as any stands behind it: its tokens are compared, but its content
-//! is nowhere. A hit needs the contents of those blocks alone that the next position sees.
+//! is nowhere. A hit needs the contents of those blocks alone that the next position sees. The content of a recurrent
+//! state's node is the state after its tokens: that of most is nowhere from the beginning, and a hit needs the last
+//! alone.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
-use types::{BlockCopy, BlockId, CacheGroup, HostSlot, TokenId};
+use types::{BlockCopy, BlockId, CacheContent, CacheGroup, HostSlot, TokenId};
 
 use crate::host::HostTier;
 
-/// As many nodes may be known for each block: most of them of sequences much longer than the window.
+/// As many nodes may be known for each block, where not everything is kept: most of them of sequences much longer than
+/// the window, or than checkpoints are apart.
 const NODES_PER_BLOCK: usize = 64;
 
 /// The beginning of every chain of hashes.
@@ -74,7 +77,8 @@ pub(crate) struct NodeId(u32);
 #[derive(Debug)]
 pub(crate) struct PrefixIndex {
     block_tokens: usize,
-    is_windowed: bool,
+    /// What stands behind a content may be known when it is not.
+    has_gaps: bool,
     nodes_max: usize,
     by_hash: BTreeMap<u64, NodeId>,
     /// By block, what is in it.
@@ -153,11 +157,18 @@ pub(crate) enum Before {
 
 impl PrefixIndex {
     pub(crate) fn new(group: &CacheGroup) -> Self {
-        let &CacheGroup { blocks, block_tokens, host_blocks, window, .. } = group;
+        let &CacheGroup { blocks, block_tokens, host_blocks, content, .. } = group;
+        let nodes_per_block = match content {
+            CacheContent::Everything => 1,
+            CacheContent::Window(_) => NODES_PER_BLOCK,
+            CacheContent::State(apart) => {
+                NODES_PER_BLOCK.max(apart.div_ceil(block_tokens) as usize)
+            }
+        };
         Self {
             block_tokens: block_tokens as usize,
-            is_windowed: window.is_some(),
-            nodes_max: blocks as usize * NODES_PER_BLOCK + host_blocks as usize,
+            has_gaps: !group.keeps_everything(),
+            nodes_max: (blocks as usize).saturating_mul(nodes_per_block) + host_blocks as usize,
             by_hash: BTreeMap::new(),
             by_block: vec![None; blocks as usize],
             nodes: Vec::new(),
@@ -186,9 +197,9 @@ impl PrefixIndex {
         self.by_hash.get(&hash).copied()
     }
 
-    /// Whether no more nodes can be known.
-    pub(crate) fn is_full(&self) -> bool {
-        self.nodes.len() - self.unused.len() >= self.nodes_max
+    /// How many more nodes can be known.
+    pub(crate) fn room(&self) -> usize {
+        self.nodes_max - (self.nodes.len() - self.unused.len())
     }
 
     /// Whether a node's content had to go.
@@ -217,6 +228,12 @@ impl PrefixIndex {
         }
     }
 
+    /// The block of the pool that has these tokens after that beginning, if one has.
+    pub(crate) fn same(&self, hash: u64, before: &Before, tokens: &[TokenId]) -> Option<BlockId> {
+        let node = self.find(hash).filter(|node| self.holds(*node, before, tokens))?;
+        self.block_of(node)
+    }
+
     /// Lets the content of a block that is held be found. Not if a block has the same already, or if hashes collide.
     /// What was in the host's memory is not needed there any more, and what was nowhere is here again.
     pub(crate) fn insert(
@@ -233,6 +250,39 @@ impl PrefixIndex {
             }
             return is_elsewhere;
         }
+        let node = self.add((hash, content), Place::Device(block), before, tokens);
+        self.put(node, block);
+        true
+    }
+
+    /// Lets the content of a block that is held be found behind the node `before`, and nodes between the two that are
+    /// nowhere: these are the hashes and tokens of all of them, in order. Not if a block has the same already.
+    ///
+    /// # Panics
+    /// When there is no room for the nodes, or only some of them are new.
+    pub(crate) fn insert_far<'t>(
+        &mut self,
+        block: BlockId,
+        mut before: Before,
+        nodes: impl Iterator<Item = ((u64, u64), &'t [TokenId])>,
+    ) -> bool {
+        let mut nodes = nodes.peekable();
+        while let Some((hash, tokens)) = nodes.next() {
+            if nodes.peek().is_none() {
+                return self.insert(hash, block, before, tokens);
+            }
+            before = Before::Node(self.add(hash, Place::Nowhere, before, tokens));
+        }
+        false
+    }
+
+    fn add(
+        &mut self,
+        (hash, content): (u64, u64),
+        place: Place,
+        before: Before,
+        tokens: &[TokenId],
+    ) -> NodeId {
         if let Before::Node(parent) = before {
             self.node_mut(parent).children += 1;
         }
@@ -242,14 +292,12 @@ impl PrefixIndex {
             NodeId(self.nodes.len() as u32 - 1)
         });
         self.by_hash.insert(hash, node);
-        let place = self.tokens_at(node);
-        self.tokens[place].copy_from_slice(tokens);
+        let own_tokens = self.tokens_at(node);
+        self.tokens[own_tokens].copy_from_slice(tokens);
         *self.contents.entry(content).or_insert(0) += 1;
-        let place = Place::Device(block);
         let new = Node { hash, content, before, children: 0, place, since: None };
         self.nodes[node.0 as usize] = Some(new);
-        self.put(node, block);
-        true
+        node
     }
 
     fn put(&mut self, node: NodeId, block: BlockId) {
@@ -496,7 +544,7 @@ impl PrefixIndex {
         let in_blocks = self.by_block.iter().flatten().count();
         let nowhere = nodes().filter(|(_, node)| node.place == Place::Nowhere).count();
         assert_eq!(known, in_blocks + self.host.used() as usize + nowhere, "a content is lost");
-        assert!(nowhere == 0 || self.is_windowed, "a content is nowhere without need");
+        assert!(nowhere == 0 || self.has_gaps, "a content is nowhere without need");
         assert!(known <= self.nodes_max, "too many nodes");
         let mut children = vec![0; self.nodes.len()];
         let mut slots = Vec::new();
@@ -525,7 +573,7 @@ impl PrefixIndex {
             if let Some(parent) = node.parent() {
                 let before = self.nodes[parent.0 as usize].as_ref().expect("a prefix is whole");
                 children[parent.0 as usize] += 1;
-                if self.is_windowed {
+                if self.has_gaps {
                     continue;
                 }
                 // Nobody holds what is in the host's memory, and nothing in the pool stands behind it.

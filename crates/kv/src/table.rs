@@ -2,7 +2,10 @@
 
 use types::BlockId;
 
-/// The blocks of one request in one cache group, in order of position.
+use crate::state::Checkpoints;
+
+/// The blocks of one request in one cache group, in order of position; of a state, the one that the next positions
+/// change.
 ///
 /// It can neither be copied nor emptied outside of this crate, so that a block has exactly the holders that its pool
 /// counts.
@@ -11,13 +14,15 @@ pub struct BlockTable {
     pub(crate) blocks: Vec<BlockId>,
     /// The first so many were given back.
     pub(crate) gone: u32,
-    /// The first blocks that others can find, by their tokens.
+    /// The first blocks that others can find, by their tokens; of a state, those before its last checkpoint.
     pub(crate) known: u32,
     /// Of those, the first that were found there and not computed here.
     pub(crate) found: u32,
-    /// Another request's block holds the same as the one after the known ones. That one is found and this one is not,
-    /// nor what is behind it.
+    /// Hashes collide in the block after the known ones, or there was no room for it: it is not found, nor what is
+    /// behind it.
     pub(crate) closed: bool,
+    /// Where the group is a state.
+    pub(crate) checkpoints: Checkpoints,
 }
 
 impl BlockTable {
@@ -26,9 +31,9 @@ impl BlockTable {
         &self.blocks
     }
 
-    /// The blocks that are held.
-    pub(crate) fn held(&self) -> &[BlockId] {
-        &self.blocks[self.gone as usize..]
+    /// The blocks that are held, once for each time.
+    pub(crate) fn held(&self) -> impl DoubleEndedIterator<Item = BlockId> + '_ {
+        self.checkpoints.held().chain(self.blocks[self.gone as usize..].iter().copied())
     }
 }
 
@@ -38,6 +43,8 @@ impl BlockTable {
 #[must_use = "blocks are lost unless the tables are released"]
 pub struct BlockTables {
     pub(crate) groups: Vec<BlockTable>,
+    /// Where the last checkpoint of its states is, found or taken; 0 before there is one.
+    pub(crate) checkpoint: u32,
 }
 
 impl BlockTables {

@@ -40,9 +40,10 @@ impl Growth {
     }
 
     /// The most blocks of a pool in use at any time to come, where `used` are now: each request grows by a token a
-    /// step, and those that end give back what they have. Where there is a window, each comes to hold all that it sees.
+    /// step, and those that end give back what they have. Where not everything is kept, each comes to hold all that it
+    /// needs.
     pub(crate) fn peak_blocks(&self, pool: &BlockPool, used: u32) -> u32 {
-        if pool.group().window.is_some() {
+        if !pool.group().keeps_everything() {
             let of_one = |request: &Growing| pool.group().blocks_of_one(request.len + request.rest);
             return self.requests.iter().map(of_one).sum::<u32>().max(used);
         }
@@ -60,7 +61,7 @@ impl Growth {
 
 #[cfg(test)]
 mod tests {
-    use types::CacheGroup;
+    use types::{CacheContent, CacheGroup};
 
     use super::*;
 
@@ -80,11 +81,18 @@ mod tests {
 
     #[test]
     fn a_window_bounds_what_each_comes_to_hold() {
-        let group = CacheGroup { window: Some(30), ..CacheGroup::new(1000, 10) };
+        let group = CacheGroup { content: CacheContent::Window(30), ..CacheGroup::new(1000, 10) };
         let pool = BlockPool::new(&group);
         let growth = Growth::of([(100, 200), (5, 10), (10, 0)].into_iter());
         assert_eq!(growth.peak_blocks(&pool, 2), 4 + 2 + 1);
         assert_eq!(growth.peak_blocks(&pool, 9), 9);
+    }
+
+    #[test]
+    fn of_a_state_each_holds_one_block() {
+        let group = CacheGroup { content: CacheContent::State(30), ..CacheGroup::new(1000, 10) };
+        let growth = Growth::of([(100, 200), (5, 10), (10, 0)].into_iter());
+        assert_eq!(growth.peak_blocks(&BlockPool::new(&group), 2), 3);
     }
 
     #[test]

@@ -12,7 +12,8 @@ impl Scheduler {
     pub fn invariants(&self) {
         self.queue.invariants();
         self.slots.invariants();
-        assert_eq!(self.kv.copies(), 0, "copies are decided on with a plan, and in it");
+        let copies = (self.kv.copies(), self.kv.state_copies());
+        assert_eq!(copies, (0, 0), "copies are decided on with a plan, and in it");
         self.kv.invariants(self.slots.iter().map(|(_, running)| &running.tables));
         let suspects = self.slots.iter().filter(|(_, r)| r.sequence.probation.is_some()).count();
         assert!(suspects <= 1, "{suspects} requests on probation run together");
@@ -27,9 +28,10 @@ impl Scheduler {
             assert!(sequence.started.is_some(), "{id} runs but never started");
             for (pool, table) in self.kv.pools().iter().zip(running.tables.groups()) {
                 let blocks = table.blocks().len() as u32;
-                // All tokens but the one drawn last, whose block comes with its position, as all do where there is a
-                // window.
-                let whole = if pool.group().window.is_some() { 0 } else { sequence.len() - 1 };
+                // All tokens but the one drawn last, whose block comes with its position, as all do where not
+                // everything is kept.
+                let is_whole = pool.group().keeps_everything();
+                let whole = if is_whole { sequence.len() - 1 } else { 0 };
                 let needed = running.planned.max(whole);
                 assert!(blocks >= pool.blocks_for(needed), "{id} lacks blocks");
                 let useful = running.planned.max(sequence.len()) + running.drafted;

@@ -122,6 +122,8 @@ impl From<Refusal> for Fault {
 
 #[cfg(test)]
 mod tests {
+    use types::CacheContent;
+
     use super::*;
 
     const LIMITS: Limits = Limits { context_max: 100, kv_tokens_max: 64, vocab_size: 10 };
@@ -156,10 +158,13 @@ mod tests {
             draft_tokens_max: 0,
         };
         assert_eq!(Limits::of(&info).kv_tokens_max, 192);
-        let windowed = |window| CacheGroup { window: Some(window), ..group(3, 64) };
+        let windowed =
+            |window| CacheGroup { content: CacheContent::Window(window), ..group(3, 64) };
         let with = |group| ExecutorInfo { cache_groups: vec![group], ..info.clone() };
         let positions = |window| Limits::of(&with(windowed(window))).kv_tokens_max;
         assert_eq!([128, 129].map(positions), [u64::MAX, 192], "all that a window shows, or all");
+        let state = CacheGroup { content: CacheContent::State(64), ..group(1, 64) };
+        assert_eq!(Limits::of(&with(state)).kv_tokens_max, u64::MAX, "one state is enough");
         let without = ExecutorInfo { cache_groups: Vec::new(), ..info };
         assert_eq!(Limits::of(&without).kv_tokens_max, u64::MAX);
     }

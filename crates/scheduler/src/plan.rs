@@ -125,6 +125,8 @@ impl Scheduler {
         let Draft { now, pace, admit, items, flight, restored, .. } = draft;
         let release = self.slots.take_released();
         let copies = self.kv.take_copies();
+        // None without an item that begins with it.
+        let state_copies = self.kv.take_state_copies();
         if release.is_empty() && admit.is_empty() && copies.is_empty() && items.is_empty() {
             return None;
         }
@@ -143,7 +145,7 @@ impl Scheduler {
             restored,
             copies: copied,
         });
-        Some(StepPlan { id, release, admit, copies, items })
+        Some(StepPlan { id, release, admit, copies, state_copies, items })
     }
 
     /// Hands the next `count` positions of a running request to the step, and after the last of its tokens those of a
@@ -162,7 +164,7 @@ impl Scheduler {
         let sample = running.planned == running.expected_len();
         running.drawing += u32::from(sample);
         running.drafted = guessed;
-        let block_tables = self.kv.covering(&running.tables, positions.end);
+        let block_tables = self.kv.hand_out(&mut running.tables, positions.clone());
         let asked = running.sequence.sampling.prompt_logprobs.is_some();
         let followed = positions.end.min(running.sequence.prompt_len - 1);
         if !planted::strikes(Planted::ExceededBudget) {
@@ -221,6 +223,9 @@ impl Scheduler {
         // Where there is a window, blocks come with their positions, and each of the others is left its next one.
         let reach = self.kv.reach(&running.tables, self.slots.len() as u32 - 1);
         let count = count.min(reach - start);
+        // A state can only be kept as it is after a step.
+        let kept = self.kv.checkpoint_within(&running.tables, start..start + count);
+        let count = kept.map_or(count, |end| end - start);
         if count == 0 || running.on_host_end > start {
             draft.restored.extend((brought_back > 0).then_some(running.ticket.id));
             return false;

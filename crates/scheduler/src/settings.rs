@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use queue::PolicyKind;
-use types::ExecutorInfo;
+use types::{CacheGroup, ExecutorInfo};
 
 use crate::Error;
 
@@ -35,7 +35,7 @@ pub struct Settings {
     /// brought back.
     pub token_latency_target: Option<Duration>,
     /// Most tokens guessed at once of what a request says next, from its own prompt and answer; 0 guesses none. Only
-    /// where the executor takes drafts, and one step at a time.
+    /// where the executor takes drafts, one step at a time, and no cache group is a recurrent state.
     pub draft_tokens_max: u32,
 }
 
@@ -61,8 +61,10 @@ impl Settings {
     /// The settings that hold with this executor.
     pub(crate) fn within(mut self, info: &ExecutorInfo) -> Result<Self, Error> {
         self.step_tokens_max = self.step_tokens_max.min(info.step_tokens_max);
-        // With a second step under way, nobody knows the text that a guess would go on from.
-        let is_taken = info.steps_in_flight_max <= 1;
+        // With a second step under way, nobody knows the text that a guess would go on from; and what a wrong one does
+        // to a state cannot be taken back.
+        let has_states = info.cache_groups.iter().any(CacheGroup::is_state);
+        let is_taken = info.steps_in_flight_max <= 1 && !has_states;
         self.draft_tokens_max =
             if is_taken { self.draft_tokens_max.min(info.draft_tokens_max) } else { 0 };
         // Every running request must get its one token in each step, so there are no more of them than the budget.

@@ -2,13 +2,15 @@
 //!
 //! The token drawn after a sequence is a hash of the sequence, the seed and the position, and the sequence is read back
 //! from a KV cache by the plan's own block tables: a plan that mixes up blocks gives other tokens or an assertion. What
-//! falls out of a window is neither read nor held.
+//! falls out of a window is neither read nor held. A recurrent state is the hash of all tokens that it has seen, and a
+//! request goes on with the state of exactly its own beginning.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use types::{
     BlockCopy, BlockId, CacheGroup, CopyDirection, ExecutorInfo, Fault, FinishReason, SampledToken,
-    SamplingParams, SlotAdmission, SlotId, StepOutcome, StepPlan, TokenId, TokenLogprobs, WorkItem,
+    SamplingParams, SlotAdmission, SlotId, StateCopy, StepOutcome, StepPlan, TokenId,
+    TokenLogprobs, WorkItem,
 };
 
 /// A model whose output is known without running it: see [`expected_output`].
@@ -18,7 +20,7 @@ pub struct FakeModel {
     /// A request with this token in its prompt fails alone.
     failing_token: Option<TokenId>,
     slots: BTreeMap<SlotId, FakeSlot>,
-    /// For each group, block and offset, the hash of all tokens up to that position.
+    /// For each group, block and offset, the hash of all tokens up to that position; of a state there is one a block.
     cache: Vec<Vec<Vec<u64>>>,
     /// The same for each group and slot in the host's memory.
     host: Vec<Vec<Vec<u64>>>,
@@ -46,7 +48,8 @@ impl FakeModel {
     pub fn new(info: ExecutorInfo) -> Self {
         let groups = info.cache_groups.iter();
         let room = |group: &CacheGroup, blocks: u32| {
-            vec![vec![0; group.block_tokens as usize]; blocks as usize]
+            let entries = if group.is_state() { 1 } else { group.block_tokens };
+            vec![vec![0; entries as usize]; blocks as usize]
         };
         let cache = groups.clone().map(|group| room(group, group.blocks)).collect();
         let host = groups.map(|group| room(group, group.host_blocks)).collect();
@@ -128,6 +131,11 @@ impl FakeModel {
                 to.clone_from(from);
             }
         }
+        for &StateCopy { group, from, to } in &plan.state_copies {
+            assert!(self.info.cache_groups[group as usize].is_state(), "{plan}: of no state");
+            let cache = &mut self.cache[group as usize];
+            cache[to.0 as usize] = cache[from.0 as usize].clone();
+        }
     }
 
     fn run_item(&mut self, plan: &StepPlan, item: &WorkItem, outcome: &mut StepOutcome) {
@@ -159,10 +167,19 @@ impl FakeModel {
         for (group, table) in block_tables.iter().enumerate() {
             let of_group = &self.info.cache_groups[group];
             let block_tokens = of_group.block_tokens;
-            let unseen = &table[..of_group.first_held(whole) as usize];
+            if of_group.is_state() {
+                let [block] = table[..] else { panic!("{plan}: {slot} has one state") };
+                let state = &mut self.cache[group][block.0 as usize][0];
+                let begun = if positions.start == 0 { START } else { *state };
+                let (before, own) = tokens.split_at(positions.start as usize);
+                assert_eq!(begun, hash_of(before), "{plan}: {slot} goes on in another state");
+                *state = own.iter().fold(begun, |hash, token| mix(hash, u64::from(*token)));
+                continue;
+            }
+            let unseen = &table[..of_group.first_needed(whole) as usize];
             let are_gone = unseen.iter().all(|block| *block == BlockId::GONE);
             assert!(are_gone, "{plan}: {slot} holds blocks that it does not see");
-            let seen = of_group.window.map_or(0, |w| (positions.start + 1).saturating_sub(w));
+            let seen = of_group.window().map_or(0, |w| (positions.start + 1).saturating_sub(w));
             let blocks = positions.end.div_ceil(block_tokens) as usize;
             assert_eq!(table.len(), blocks, "{plan}: {slot} has a table of the wrong length");
             let mut hash = START;
@@ -185,10 +202,8 @@ impl FakeModel {
                 assert_eq!(*entry, hash, "{plan}: {slot} lost position {position} in {block}");
             }
         }
-        if block_tables.is_empty() {
-            let whole =
-                |len| tokens[..len].iter().fold(START, |h, token| mix(h, u64::from(*token)));
-            ends.extend((known.end as usize..=tokens.len()).map(whole));
+        if ends.is_empty() {
+            ends.extend((known.end as usize..=tokens.len()).map(|len| hash_of(&tokens[..len])));
         }
         fake.computed = Some(known.end);
         if self.failing_token.is_some_and(|token| fake.prompt().contains(&token)) {
@@ -228,7 +243,7 @@ pub fn expected_output(
     tokens_max: u32,
     vocab_size: u32,
 ) -> (Vec<TokenId>, FinishReason) {
-    let mut hash = prompt.iter().fold(START, |hash, token| mix(hash, u64::from(*token)));
+    let mut hash = hash_of(prompt);
     let mut output = Vec::new();
     loop {
         let generated = output.len() as u32;
@@ -274,6 +289,10 @@ fn draw(
     let first = (seeded % u64::from(vocab_size)) as u32;
     let mut candidates = (0..vocab_size).map(|step| (first + step) % vocab_size);
     candidates.find(|token| !banned(token)).unwrap_or(first)
+}
+
+fn hash_of(tokens: &[TokenId]) -> u64 {
+    tokens.iter().fold(START, |hash, token| mix(hash, u64::from(*token)))
 }
 
 fn mix(hash: u64, value: u64) -> u64 {

@@ -8,4 +8,5 @@ mod overlap;
 mod prefixes;
 mod properties;
 mod rules;
+mod states;
 mod windows;

@@ -14,11 +14,12 @@ mod sampling;
 mod step;
 
 pub use data_type::DataType;
-pub use executor::{CacheGroup, Executor, ExecutorInfo, MemoryReport};
+pub use executor::{CacheContent, CacheGroup, Executor, ExecutorInfo, MemoryReport};
 pub use fault::{Fault, FaultKind};
 pub use ids::{BlockId, HostSlot, RequestId, SlotId, StepId, TokenId};
 pub use request::{FinishReason, Request, RequestEvent, Service, Usage};
 pub use sampling::{SamplingParams, TokenLogprobs};
 pub use step::{
-    BlockCopy, CopyDirection, SampledToken, SlotAdmission, StepOutcome, StepPlan, WorkItem,
+    BlockCopy, CopyDirection, SampledToken, SlotAdmission, StateCopy, StepOutcome, StepPlan,
+    WorkItem,
 };

@@ -15,6 +15,7 @@ pub enum Planted {
     EarlyRelease,
     ForgottenCopy,
     WrongHostSlot,
+    UncopiedState,
     OverfullQueue,
     ExceededBudget,
     LostToken,
@@ -27,7 +28,7 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::LeakedBlock,
         Self::BlockFreedTwice,
         Self::UncountedHolder,
@@ -36,6 +37,7 @@ impl Planted {
         Self::EarlyRelease,
         Self::ForgottenCopy,
         Self::WrongHostSlot,
+        Self::UncopiedState,
         Self::OverfullQueue,
         Self::ExceededBudget,
         Self::LostToken,

@@ -6,8 +6,8 @@ use crate::{BlockId, Fault, HostSlot, SamplingParams, SlotId, StepId, TokenId, T
 
 /// An immutable order for one step. There is no prefill and no decode: each item computes a range of positions.
 ///
-/// The executor applies it in this order: `release`, `admit`, `copies`, then all `items` as one batch; and after all
-/// plans that were submitted before (see [`Executor`](crate::Executor)).
+/// The executor applies it in this order: `release`, `admit`, `copies`, `state_copies`, then all `items` as one batch;
+/// and after all plans that were submitted before (see [`Executor`](crate::Executor)).
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepPlan {
     /// Which step this is.
@@ -19,6 +19,9 @@ pub struct StepPlan {
     /// Contents of blocks that move to the host's memory or come back, in this order. Those of one group and direction
     /// that stand side by side write to different places, so they may be done at once.
     pub copies: Vec<BlockCopy>,
+    /// States that are copied from one block to another, one after the other in this order: a block may be read by one
+    /// and written by the next.
+    pub state_copies: Vec<StateCopy>,
     /// The work, at most one item a slot. None in a plan that only releases or copies; its outcome is empty.
     pub items: Vec<WorkItem>,
 }
@@ -34,6 +37,17 @@ pub struct BlockCopy {
     pub block: BlockId,
     /// The place in the host's memory.
     pub slot: HostSlot,
+}
+
+/// A state that is copied within the pool of its group, so that a request can go on from a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateCopy {
+    /// The cache group of both.
+    pub group: u32,
+    /// The checkpoint, which stays as it is.
+    pub from: BlockId,
+    /// The block whose state the request's next positions change.
+    pub to: BlockId,
 }
 
 /// Which way a block's content is copied.
@@ -76,6 +90,11 @@ pub struct WorkItem {
     /// [`ExecutorInfo`](crate::ExecutorInfo) says.
     pub draft: Vec<TokenId>,
     /// One block table per cache group, covering positions `0..positions.end`.
+    ///
+    /// Where a group is a [state](crate::CacheContent::State), the table is one block. If positions begin at 0, they
+    /// begin with an empty state, whatever is in the block; else with the one in it, which is that of all positions
+    /// before. The state after the last position is left there. A later plan may name another block, and begins with a
+    /// copy then.
     ///
     /// Where a group has a [`window`](crate::CacheGroup::window), a table's first entries may be [`BlockId::GONE`]:
     /// none of the item's positions sees anything in those blocks, and nothing may be read or written there. Other
@@ -125,8 +144,8 @@ impl StepPlan {
 }
 
 impl fmt::Display for StepPlan {
-    /// One line, for logs and replays: `step 7: -s2 +s3[14] b5>h0 b5<h7 s0@91..95?3* s3@0..14*`; `*` marks a draw, `?`
-    /// a draft's length, `>` a copy to the host and `<` one back.
+    /// One line, for logs and replays: `step 7: -s2 +s3[14] g0:b5>h0 g0:b5<h7 g1:b2>b4 s0@91..95?3* s3@0..14*`; `*`
+    /// marks a draw, `?` a draft's length, `>` a copy to the host or of a state and `<` one back, `g` the cache group.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.id)?;
         for slot in &self.release {
@@ -135,9 +154,12 @@ impl fmt::Display for StepPlan {
         for admission in &self.admit {
             write!(f, " +{}[{}]", admission.slot, admission.tokens.len())?;
         }
-        for BlockCopy { direction, block, slot, .. } in &self.copies {
+        for BlockCopy { group, direction, block, slot } in &self.copies {
             let arrow = if *direction == CopyDirection::ToHost { '>' } else { '<' };
-            write!(f, " {block}{arrow}{slot}")?;
+            write!(f, " g{group}:{block}{arrow}{slot}")?;
+        }
+        for StateCopy { group, from, to } in &self.state_copies {
+            write!(f, " g{group}:{from}>{to}")?;
         }
         for item in &self.items {
             write!(f, " {}@{}..{}", item.slot, item.positions.start, item.positions.end)?;

@@ -117,6 +117,7 @@ pub fn run(
             release: std::mem::take(&mut release),
             admit: std::mem::take(&mut admit),
             copies: Vec::new(),
+            state_copies: Vec::new(),
             items,
         };
         runner.submit(plan).expect("the runner takes the plan");
@@ -145,6 +146,7 @@ pub fn run(
             release: running.iter().map(|request| request.slot).collect(),
             admit: Vec::new(),
             copies: Vec::new(),
+            state_copies: Vec::new(),
             items: Vec::new(),
         })
         .and_then(|()| runner.wait())

@@ -16,7 +16,7 @@ fn replayed(bytes: &[u8]) -> Replay {
 fn traffic(mut fake: FakeSettings, settings: EngineSettings, seed: u64) -> (EngineHandle, u64) {
     let (gate, permits) = StepGate::closed();
     fake.gate = Some(gate);
-    fake.info.cache_groups[0].blocks = 24;
+    fake.info.cache_groups[0].blocks = 16;
     fake.panicking_steps = vec![40];
     fake.faulty_steps = vec![90];
     fake.failing_token = Some(SPECIAL);

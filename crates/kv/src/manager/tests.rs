@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proptest::{prelude::*, test_runner::RngSeed};
+use proptest::prelude::*;
 
 use super::*;
+use crate::tests::config;
 
 fn group(blocks: u32, block_tokens: u32) -> CacheGroup {
     CacheGroup::new(blocks, block_tokens)
@@ -15,11 +16,11 @@ fn groups_without_room_are_refused_with_both_numbers() {
     let error = KvManager::new(&[group(4, 16), group(0, 16)], true).unwrap_err();
     assert_eq!(error, Error::EmptyGroup { group: 1, blocks: 0, block_tokens: 16 });
     assert!(KvManager::new(&[group(4, 0)], true).is_err());
-    let windowed = |window| CacheGroup { window: Some(window), ..group(4, 16) };
+    let windowed = |window| CacheGroup { content: CacheContent::Window(window), ..group(4, 16) };
     let with_host = CacheGroup { host_blocks: 9, ..group(4, 16) };
     let error = |groups: &[CacheGroup]| KvManager::new(groups, true).unwrap_err();
     assert_eq!(error(&[windowed(0)]), Error::EmptyWindow { group: 0 });
-    let beside = Error::HostBesideWindow { group: 1, host_blocks: 9 };
+    let beside = Error::HostBesideGaps { group: 1, host_blocks: 9 };
     assert_eq!(error(&[windowed(5), with_host]), beside);
     assert!(KvManager::new(&[], true).unwrap().pools().is_empty());
 }
@@ -42,7 +43,8 @@ fn covering_is_exact() {
     let mut kv = KvManager::new(&[group(8, 4), group(8, 3)], true).unwrap();
     let mut tables = kv.tables();
     kv.grow(&mut tables, 12).unwrap();
-    let lengths = |positions| kv.covering(&tables, positions).iter().map(Vec::len).collect();
+    let mut lengths =
+        |positions| kv.hand_out(&mut tables, 0..positions).iter().map(Vec::len).collect();
     let (four, five, twelve): (Vec<_>, Vec<_>, Vec<_>) = (lengths(4), lengths(5), lengths(12));
     assert_eq!((four, five, twelve), (vec![1, 2], vec![2, 2], vec![3, 4]));
     kv.release(tables);
@@ -72,17 +74,8 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
-fn config() -> ProptestConfig {
-    ProptestConfig {
-        cases: 256,
-        failure_persistence: None,
-        rng_seed: RngSeed::Fixed(1),
-        ..ProptestConfig::default()
-    }
-}
-
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(config(256))]
 
     /// The model counts positions only: a request holds the blocks that its positions round up to.
     #[test]

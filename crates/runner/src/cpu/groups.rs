@@ -1,7 +1,7 @@
 //! Cache groups: layers that see equally far back hold the same blocks of a request. Which groups there are, and what
 //! part of the KV cache's memory each of them gets.
 
-use types::CacheGroup;
+use types::{CacheContent, CacheGroup};
 
 /// The cache groups of a model, without blocks yet.
 pub(super) struct Groups {
@@ -66,7 +66,7 @@ impl Groups {
     ) -> Option<Vec<CacheGroup>> {
         let block_bytes = self.block_bytes(layer_bytes);
         let group = |window: &Option<u32>| CacheGroup {
-            window: *window,
+            content: window.map_or(CacheContent::Everything, CacheContent::Window),
             ..CacheGroup::new(u32::MAX, block_tokens)
         };
         let groups: Vec<CacheGroup> = self.windows.iter().map(group).collect();
@@ -79,7 +79,7 @@ impl Groups {
         let enough = |group: &CacheGroup| {
             let seen = u64::from(slots) * u64::from(group.blocks_of_one(context));
             let begun = u64::from(group.blocks_for(step));
-            let of_use = if group.window.is_some() { 2 * seen + begun } else { seen };
+            let of_use = if group.window().is_some() { 2 * seen + begun } else { seen };
             of_use.min(all(group))
         };
         let enough: Vec<u64> = groups.iter().map(enough).collect();
@@ -137,7 +137,7 @@ mod tests {
         let groups = Groups::new(&[Some(8), None, Some(8), Some(2000), Some(9)], DEMAND.context);
         assert_eq!(groups.of_layer, [0, 1, 0, 1, 2], "a window beyond the context is none");
         let divided = groups.divide(DEMAND, 16, 10, [5000, 0]).expect("there is a block for each");
-        let windows: Vec<_> = divided.iter().map(|group| group.window).collect();
+        let windows: Vec<_> = divided.iter().map(CacheGroup::window).collect();
         assert_eq!(windows, [Some(8), None, Some(9)]);
     }
 

@@ -385,7 +385,8 @@ mod tests {
         };
         let items = vec![item(0, 9..10, true), item(1, positions, sample)];
         let (release, admit, copies) = (Vec::new(), Vec::new(), Vec::new());
-        let plan = StepPlan { id: StepId(0), release, admit, copies, items };
+        let plan =
+            StepPlan { id: StepId(0), release, admit, copies, state_copies: Vec::new(), items };
         step_needs_host(&plan, &slots)
     }
 

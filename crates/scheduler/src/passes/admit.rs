@@ -44,8 +44,8 @@ fn is_sooner_later(scheduler: &Scheduler, sequence: &Sequence) -> bool {
     let advances =
         |running: &Running| running.planned > running.computed && running.tables.is_open();
     let to_come = |running: &Running| {
-        let (one, other) = (&running.sequence.key, &sequence.key);
-        let common = scheduler.kv.in_common(one, other, sequence.skippable());
+        let one = (&running.tables, &running.sequence.key);
+        let common = scheduler.kv.to_come(one, &sequence.key, sequence.skippable());
         if common > running.computed { common } else { 0 }
     };
     let running = scheduler.slots.iter().map(|(_, running)| running);
@@ -88,8 +88,9 @@ pub(crate) fn room(
         let percent = u64::from(scheduler.settings.kv_reserve_percent);
         let reserve = (u64::from(pool.total()) * percent).div_ceil(100) as u32;
         let peak = growth.peak_blocks(pool, pool.total() - pool.free() + needed);
-        // Whatever is expected, each gets its next block.
-        needed + running <= pool.free() && peak.saturating_add(reserve) <= pool.total()
+        // Whatever is expected, each gets its next block; of a state it has all that it ever needs.
+        let next = if pool.group().is_state() { 0 } else { running };
+        needed + next <= pool.free() && peak.saturating_add(reserve) <= pool.total()
     });
     has_blocks.then_some(()).ok_or(Cause::Blocks)
 }

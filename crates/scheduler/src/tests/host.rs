@@ -40,7 +40,7 @@ fn what_made_room_is_brought_back_and_not_computed() {
     let mut driver = driver(2);
     driver.submit(3, prompt(1, 22), 2);
     let plans = driver.run();
-    let first = "+s0[22] b3>h3 b4>h4 b8>h5 b2<h2 b3<h1 b4<h0 s0@20..22*";
+    let first = "+s0[22] g0:b3>h3 g0:b4>h4 g0:b8>h5 g0:b2<h2 g0:b3<h1 g0:b4<h0 s0@20..22*";
     assert!(plans[0].ends_with(first), "{}", plans[0]);
     assert_eq!(driver.stream(3).tokens, expected(3, &prompt(1, 22), 2));
     let found = PrefixUse { hit_tokens: 20, host_tokens: 12, miss: Some(Miss::BelowBlock) };

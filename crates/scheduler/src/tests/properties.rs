@@ -6,7 +6,9 @@ use std::{
 };
 
 use proptest::{prelude::*, test_runner::RngSeed};
-use types::{CacheGroup, ExecutorInfo, Request, RequestId, SamplingParams, Service, TokenId};
+use types::{
+    CacheContent, CacheGroup, ExecutorInfo, Request, RequestId, SamplingParams, Service, TokenId,
+};
 
 use super::driver::{Driver, FAILING, POISON, VOCAB_SIZE, executor, prompt};
 use crate::{
@@ -81,8 +83,12 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 fn sizes() -> impl Strategy<Value = (ExecutorInfo, Settings)> {
-    let window = prop::option::weighted(0.3, 1..50u32);
-    let groups = prop::collection::vec((6..40u32, 1..9u32, 0..30u32, window), 1..3);
+    let content = prop_oneof![
+        5 => Just(CacheContent::Everything),
+        2 => (1..50u32).prop_map(CacheContent::Window),
+        2 => (0..40u32).prop_map(CacheContent::State),
+    ];
+    let groups = prop::collection::vec((6..40u32, 1..9u32, 0..30u32, content), 1..4);
     let policies = PolicyKind::NAMES.map(|(_, policy)| policy);
     let choices = (
         any::<bool>(),
@@ -102,10 +108,10 @@ fn sizes() -> impl Strategy<Value = (ExecutorInfo, Settings)> {
             kv_growth_percent,
             (prefix_cache, policy, target_ms, draft_tokens_max),
         )| {
-            let has_windows = groups.iter().any(|(.., window)| window.is_some());
-            let group = |(blocks, block_tokens, host_blocks, window)| CacheGroup {
-                host_blocks: if has_windows { 0 } else { host_blocks },
-                window,
+            let has_gaps = groups.iter().any(|(.., content)| *content != CacheContent::Everything);
+            let group = |(blocks, block_tokens, host_blocks, content)| CacheGroup {
+                host_blocks: if has_gaps { 0 } else { host_blocks },
+                content,
                 ..CacheGroup::new(blocks, block_tokens)
             };
             let cache_groups = groups.into_iter().map(group).collect();

@@ -1,13 +1,14 @@
 //! Sliding windows: what a request holds of a cache group whose layers see no more than so many positions.
 
-use types::{BlockId, CacheGroup, ExecutorInfo, StepPlan};
+use types::{BlockId, CacheContent, CacheGroup, ExecutorInfo, StepPlan};
 
 use super::driver::{Driver, executor, expected, prompt, settings};
 use crate::{Error, Limits, Refusal, Settings};
 
 /// One group that keeps everything, and one with a window; blocks of 4 positions.
 fn windowed(full: u32, blocks: u32, window: u32, steps_in_flight_max: u32) -> ExecutorInfo {
-    let windowed = CacheGroup { window: Some(window), ..CacheGroup::new(blocks, 4) };
+    let windowed =
+        CacheGroup { content: CacheContent::Window(window), ..CacheGroup::new(blocks, 4) };
     let mut info = ExecutorInfo { steps_in_flight_max, ..executor(full) };
     info.cache_groups.push(windowed);
     info

@@ -15,7 +15,9 @@ use kernels::attention::{KvFormat, KvShape};
 use models::{Compute, DecoderSpec, Model};
 use runner::{CpuRunner, KvBudget, RunnerOptions};
 use telemetry::EngineMetrics;
-use types::{DataType, Executor, Fault, RequestEvent, SamplingParams, Service, TokenId, Usage};
+use types::{
+    CacheGroup, DataType, Executor, Fault, RequestEvent, SamplingParams, Service, TokenId, Usage,
+};
 use weights::Weights;
 
 /// A model on one way of computing it.
@@ -324,7 +326,7 @@ fn blocks_given_back_as_they_fall_out_of_the_window_make_no_difference() {
             let jobs = subject.jobs(6, 150);
             let mut by_hand = runner(&subject.cpu, &subject.model, 6, subject.kv_format);
             let groups = &by_hand.info().cache_groups;
-            assert!(groups.iter().map(|group| group.window).eq(windows.iter().copied()));
+            assert!(groups.iter().map(CacheGroup::window).eq(windows.iter().copied()));
             // Whose tables hold everything.
             let want = run(&mut by_hand, &jobs, Circumstances::default());
             for prefix_cache in [true, false] {

@@ -90,7 +90,14 @@ impl<'r, E: Executor> Streams<'r, E> {
             items.push(WorkItem { slot, positions, draft: Vec::new(), block_tables, sample });
         }
         let admit = std::mem::take(&mut self.admit);
-        StepPlan { id: StepId(self.step), release: Vec::new(), admit, copies: Vec::new(), items }
+        StepPlan {
+            id: StepId(self.step),
+            release: Vec::new(),
+            admit,
+            copies: Vec::new(),
+            state_copies: Vec::new(),
+            items,
+        }
     }
 
     /// Whether a request still has positions of its prompt to compute.
@@ -122,6 +129,7 @@ impl<'r, E: Executor> Streams<'r, E> {
             release,
             admit: Vec::new(),
             copies: Vec::new(),
+            state_copies: Vec::new(),
             items: Vec::new(),
         })?;
         Ok(())

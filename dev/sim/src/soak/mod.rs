@@ -20,7 +20,7 @@ use scheduler::{
 };
 use types::{
     BlockId, CopyDirection, Fault, FinishReason, HostSlot, Request, RequestEvent, RequestId,
-    SlotId, StepPlan, TokenId,
+    SlotId, StateCopy, StepPlan, TokenId,
 };
 
 pub use script::{Action, Arrival, Script, Setup};
@@ -45,9 +45,9 @@ struct Soak {
     streams: BTreeMap<RequestId, Stream>,
     aborted: BTreeSet<RequestId>,
     /// On whose behalf the blocks were written, by group.
-    salts: BTreeMap<(usize, BlockId), Arc<str>>,
+    salts: BTreeMap<(u32, BlockId), Arc<str>>,
     /// The same of what is in the host's memory.
-    host_salts: BTreeMap<(usize, HostSlot), Arc<str>>,
+    host_salts: BTreeMap<(u32, HostSlot), Arc<str>>,
     /// Slots whose requests have had an item.
     begun: BTreeSet<SlotId>,
     now: Duration,
@@ -222,8 +222,7 @@ impl Soak {
             self.begun.remove(slot);
         }
         for copy in &plan.copies {
-            let group = copy.group as usize;
-            let (block, slot) = ((group, copy.block), (group, copy.slot));
+            let (block, slot) = ((copy.group, copy.block), (copy.group, copy.slot));
             match copy.direction {
                 CopyDirection::ToHost => {
                     let salt = self.salts.get(&block).expect("what is kept was written");
@@ -236,19 +235,29 @@ impl Soak {
                 }
             }
         }
+        for StateCopy { group, from, to } in &plan.state_copies {
+            let salt = self.salts.get(&(*group, *from)).expect("a checkpoint was written");
+            self.salts.insert((*group, *to), salt.clone());
+        }
         for item in &plan.items {
             let id = self.scheduler.request_in(item.slot).expect("an item has a request");
             let salt = &self.requests[&id].service.cache_salt;
             let is_first = self.begun.insert(item.slot);
             for (group, table) in item.block_tables.iter().enumerate() {
-                let block_tokens = self.model.info().cache_groups[group].block_tokens;
-                let found = (item.positions.start / block_tokens) as usize;
+                let limits = &self.model.info().cache_groups[group];
+                let group = group as u32;
+                let found = if limits.is_state() {
+                    item.positions.start.min(1) as usize
+                } else {
+                    (item.positions.start / limits.block_tokens) as usize
+                };
                 let held = |block: &&BlockId| is_first && **block != BlockId::GONE;
                 for block in table[..found].iter().filter(held) {
                     let writer = self.salts.get(&(group, *block));
                     assert_eq!(writer, Some(salt), "{plan}: {id} has the block of another salt");
                 }
-                for block in &table[found..] {
+                let written = if limits.is_state() { 0 } else { found };
+                for block in &table[written..] {
                     self.salts.insert((group, *block), salt.clone());
                 }
             }

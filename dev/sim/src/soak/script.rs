@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
 use scheduler::{PolicyKind, Settings, testing::REPETITIVE};
 use simulate::Random;
-use types::{CacheGroup, ExecutorInfo, Request, RequestId, SamplingParams, Service, TokenId};
+use types::{
+    CacheContent, CacheGroup, ExecutorInfo, Request, RequestId, SamplingParams, Service, TokenId,
+};
 
 use super::VOCAB_SIZE;
 
@@ -55,8 +57,8 @@ pub struct Group {
     pub blocks: u32,
     /// Positions of each.
     pub block_tokens: u32,
-    /// How many positions are seen from one, if not all.
-    pub window: Option<u32>,
+    /// What they hold.
+    pub content: CacheContent,
 }
 
 /// One thing that happens.
@@ -108,7 +110,7 @@ impl Script {
         let random = &mut random;
         let group = |random: &mut Random| {
             let (blocks, block_tokens) = (random.between(8, 60), random.between(1, 8));
-            Group { blocks, block_tokens, window: None }
+            Group { blocks, block_tokens, content: CacheContent::Everything }
         };
         let mut setup = Setup {
             groups: (0..random.between(1, 2)).map(|_| group(random)).collect(),
@@ -132,7 +134,18 @@ impl Script {
         let windows = &mut Random::new(!seed.rotate_left(32));
         if windows.chance(3) {
             let which = windows.any() as usize % setup.groups.len();
-            setup.groups[which].window = Some(windows.spread(1, 50));
+            setup.groups[which].content = CacheContent::Window(windows.spread(1, 50));
+            setup.host = 0;
+        }
+        let states = &mut Random::new(!seed.rotate_left(16));
+        if states.chance(3) {
+            // Beside the others, or alone.
+            if states.chance(4) {
+                setup.groups.clear();
+            }
+            let (blocks, block_tokens) = (states.between(4, 40), states.between(1, 8));
+            let content = CacheContent::State(states.between(0, 40));
+            setup.groups.push(Group { blocks, block_tokens, content });
             setup.host = 0;
         }
         // Some lose the executor every few dozen steps, so that what outlives a loss, or should not, is seen soon.
@@ -204,10 +217,10 @@ impl Arrival {
 impl Setup {
     pub(super) fn info(&self) -> ExecutorInfo {
         let groups = self.groups.iter();
-        let group = |&Group { blocks, block_tokens, window }: &Group| CacheGroup {
+        let group = |&Group { blocks, block_tokens, content }: &Group| CacheGroup {
             blocks_kept: blocks / 2,
             host_blocks: self.host,
-            window,
+            content,
             ..CacheGroup::new(blocks, block_tokens)
         };
         ExecutorInfo {
@@ -242,10 +255,15 @@ impl Setup {
 }
 
 impl fmt::Display for Group {
-    /// `39x4`: 39 blocks of 4 positions; `39x4w10` with a window of 10.
+    /// `39x4`: 39 blocks of 4 positions; `39x4w10` with a window of 10; `39x4s20` of states with checkpoints at least
+    /// 20 positions apart.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}x{}", self.blocks, self.block_tokens)?;
-        self.window.map_or(Ok(()), |window| write!(f, "w{window}"))
+        match self.content {
+            CacheContent::Everything => Ok(()),
+            CacheContent::Window(positions) => write!(f, "w{positions}"),
+            CacheContent::State(apart) => write!(f, "s{apart}"),
+        }
     }
 }
 
@@ -364,9 +382,15 @@ impl FromStr for Script {
 fn read_setup(fields: &Fields<'_>) -> Result<Setup, String> {
     let group = |word: &str| {
         let (blocks, rest) = word.split_once('x')?;
-        let (tokens, window) = rest.split_once('w').map_or((rest, None), |(t, w)| (t, Some(w)));
-        let window = window.map(str::parse).transpose().ok()?;
-        Some(Group { blocks: blocks.parse().ok()?, block_tokens: tokens.parse().ok()?, window })
+        let (block_tokens, content) = if let Some((tokens, window)) = rest.split_once('w') {
+            (tokens, CacheContent::Window(window.parse().ok()?))
+        } else if let Some((tokens, apart)) = rest.split_once('s') {
+            (tokens, CacheContent::State(apart.parse().ok()?))
+        } else {
+            (rest, CacheContent::Everything)
+        };
+        let (blocks, block_tokens) = (blocks.parse().ok()?, block_tokens.parse().ok()?);
+        Some(Group { blocks, block_tokens, content })
     };
     let policy = fields.text("policy")?;
     let mut policies = PolicyKind::NAMES.iter();
