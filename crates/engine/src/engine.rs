@@ -9,7 +9,7 @@ use std::{
 use journal::{RecordedScheduler, Recorder};
 use scheduler::{Limits, Scheduler};
 use telemetry::EngineMetrics;
-use types::{Executor, ExecutorInfo, Fault};
+use types::{Arrivals, Executor, ExecutorInfo, Fault};
 
 use crate::{
     EngineHandle, EngineSettings, EngineState, JournalSettings,
@@ -89,13 +89,15 @@ fn build(
     settings: EngineSettings,
     metrics: EngineMetrics,
 ) -> Result<(Arc<Shared>, Replica), Fault> {
-    let mut executor = ExecutorGuard::new(factory);
+    let arrivals = Arc::<Arrivals>::default();
+    let mut executor = ExecutorGuard::new(factory, Arc::clone(&arrivals));
     let (info, memory) = executor.build()?;
     let scheduler = Scheduler::new(&info, settings.scheduler.clone())?;
     let recorder = recorder(&settings.journal, &info, scheduler.settings())?;
     let journal = recorder.as_ref().and_then(Recorder::memory);
     let scheduler = RecordedScheduler::new(scheduler, &info, recorder);
     let shared = Arc::new(Shared {
+        arrivals,
         limits: Limits::of(&info),
         info,
         memory,

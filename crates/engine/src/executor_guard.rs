@@ -4,9 +4,12 @@ use std::{
     any::Any,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
 };
 
-use types::{Executor, ExecutorInfo, Fault, FaultKind, MemoryReport, StepOutcome, StepPlan};
+use types::{
+    Arrivals, Executor, ExecutorInfo, Fault, FaultKind, MemoryReport, StepOutcome, StepPlan,
+};
 
 pub(crate) type Factory = Box<dyn FnMut() -> Result<Box<dyn Executor>, Fault> + Send>;
 
@@ -15,17 +18,19 @@ pub(crate) type Factory = Box<dyn FnMut() -> Result<Box<dyn Executor>, Fault> + 
 pub(crate) struct ExecutorGuard {
     factory: Factory,
     executor: Option<Box<dyn Executor>>,
+    arrivals: Arc<Arrivals>,
 }
 
 impl ExecutorGuard {
-    pub(crate) fn new(factory: Factory) -> Self {
-        Self { factory, executor: None }
+    pub(crate) fn new(factory: Factory, arrivals: Arc<Arrivals>) -> Self {
+        Self { factory, executor: None, arrivals }
     }
 
     /// Builds the executor. The one before is dropped first: there may not be memory for two.
     pub(crate) fn build(&mut self) -> Result<(ExecutorInfo, MemoryReport), Fault> {
         self.discard();
-        let executor = caught("building the executor", || (self.factory)())?;
+        let mut executor = caught("building the executor", || (self.factory)())?;
+        executor.watch(Arc::clone(&self.arrivals));
         let seen = (executor.info().clone(), executor.memory());
         self.executor = Some(executor);
         Ok(seen)

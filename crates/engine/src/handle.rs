@@ -74,6 +74,7 @@ impl EngineHandle {
         let reader = Reader { label, events, report };
         let request = Request { id, prompt, sampling, tokens_max, service };
         let arrived = self.shared.clock.now();
+        self.shared.arrivals.send();
         self.commands
             .send(Command::Submit { request, arrived, reader })
             .map_err(|_| unavailable("the engine has stopped"))?;

@@ -89,6 +89,7 @@ impl Replica {
         match command {
             Command::Submit { request, arrived, reader } => {
                 let id = request.id;
+                self.shared.arrivals.notice();
                 self.places_held += 1;
                 self.streams.open(id, reader, request.prompt.len(), arrived);
                 let outcome = if self.shared.state() == EngineState::Failed {
@@ -226,6 +227,8 @@ impl Replica {
         numbers.kv_blocks_used.store(used, Ordering::Relaxed);
         numbers.kv_blocks_total.store(total, Ordering::Relaxed);
         numbers.steps.store(counters.steps, Ordering::Relaxed);
+        let before = numbers.left_out_tokens.swap(counters.left_out_tokens, Ordering::Relaxed);
+        metrics.left_out(counters.left_out_tokens - before);
         let before = numbers.preemptions.swap(counters.preemptions, Ordering::Relaxed);
         metrics.preempted(counters.preemptions - before);
         let (queried, hits) = (counters.prefix_queried_tokens, counters.prefix_hit_tokens);

@@ -11,7 +11,7 @@ use std::{
 use journal::Ring;
 use scheduler::{Limits, QueueFull, ServiceRate};
 use telemetry::EngineMetrics;
-use types::{ExecutorInfo, Fault, FaultKind, MemoryReport};
+use types::{Arrivals, ExecutorInfo, Fault, FaultKind, MemoryReport};
 
 use crate::clock::Clock;
 
@@ -65,6 +65,8 @@ pub struct EngineStats {
     pub host_hit_tokens: u64,
     /// Blocks copied to the host's memory since the start, and back from there.
     pub blocks_copied: [u64; 2],
+    /// Positions of prompts that steps left out for somebody new since the start.
+    pub left_out_tokens: u64,
     /// Tokens guessed since the start.
     pub drafted_tokens: u64,
     /// Of those, the ones that were right.
@@ -76,6 +78,8 @@ pub struct EngineStats {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    /// Where the executor sees whether somebody new has come.
+    pub(crate) arrivals: Arc<Arrivals>,
     pub(crate) info: ExecutorInfo,
     pub(crate) limits: Limits,
     pub(crate) memory: MemoryReport,
@@ -104,6 +108,7 @@ pub(crate) struct Numbers {
     pub(crate) host_blocks_used: AtomicU64,
     pub(crate) host_blocks_total: AtomicU64,
     pub(crate) steps: AtomicU64,
+    pub(crate) left_out_tokens: AtomicU64,
     pub(crate) generated_tokens: AtomicU64,
     pub(crate) preemptions: AtomicU64,
     pub(crate) prefix_queried_tokens: AtomicU64,
@@ -208,6 +213,7 @@ impl Shared {
             prefix_hit_tokens: numbers.prefix_hit_tokens.load(Ordering::Relaxed),
             host_hit_tokens: numbers.host_hit_tokens.load(Ordering::Relaxed),
             blocks_copied: [0, 1].map(|way| numbers.blocks_copied[way].load(Ordering::Relaxed)),
+            left_out_tokens: numbers.left_out_tokens.load(Ordering::Relaxed),
             drafted_tokens: numbers.drafted_tokens.load(Ordering::Relaxed),
             accepted_tokens: numbers.accepted_tokens.load(Ordering::Relaxed),
             executor_rebuilds: numbers.executor_rebuilds.load(Ordering::Relaxed),

@@ -10,8 +10,8 @@ use std::{
 use scheduler::testing::FakeModel;
 pub use scheduler::testing::{expected_output, logprobs_of};
 use types::{
-    CacheGroup, Executor, ExecutorInfo, Fault, FaultKind, MemoryReport, StepOutcome, StepPlan,
-    TokenId,
+    Arrivals, CacheGroup, Executor, ExecutorInfo, Fault, FaultKind, MemoryReport, StepOutcome,
+    StepPlan, TokenId,
 };
 
 /// How a fake executor behaves. Shared by the executors that follow one another in an engine.
@@ -110,6 +110,7 @@ pub struct FakeExecutor {
     settings: FakeSettings,
     model: FakeModel,
     under_way: VecDeque<StepPlan>,
+    arrivals: Arc<Arrivals>,
 }
 
 impl FakeExecutor {
@@ -119,7 +120,7 @@ impl FakeExecutor {
         if let Some(token) = settings.failing_token {
             model = model.with_failing_token(token);
         }
-        Self { settings, model, under_way: VecDeque::new() }
+        Self { settings, model, under_way: VecDeque::new(), arrivals: Arc::default() }
     }
 }
 
@@ -144,6 +145,9 @@ impl Executor for FakeExecutor {
         if self.settings.faulty_steps.contains(&plan.id.0) {
             return Err(Fault::new(FaultKind::Internal, format!("{} fails as told", plan.id)));
         }
+        if self.arrivals.is_anyone_new() {
+            self.model.leave_out();
+        }
         let outcome = self.model.run(&plan);
         if let Some(token) = self.settings.panicking_token {
             for item in &plan.items {
@@ -156,5 +160,9 @@ impl Executor for FakeExecutor {
 
     fn memory(&self) -> MemoryReport {
         MemoryReport::default()
+    }
+
+    fn watch(&mut self, arrivals: Arc<Arrivals>) {
+        self.arrivals = arrivals;
     }
 }

@@ -486,6 +486,28 @@ fn wait_for<T>(future: impl Future<Output = T>, then: impl FnOnce()) -> T {
 }
 
 #[test]
+fn a_long_prompt_makes_way_for_somebody_new() {
+    let (gate, permits) = StepGate::closed();
+    let (engine, handle) = start(FakeSettings { gate: Some(gate), ..fake() });
+    let (long, short) = (request(1, 400, 2), request(2, 4, 2));
+    let wanted = [expected(&long), expected(&short)];
+    let long = handle.submit(long).unwrap();
+    // The first step is under way once it is counted.
+    while handle.stats().steps == 0 {
+        thread::yield_now();
+    }
+    let mut short = handle.submit(short).unwrap();
+    // The step under way, and one for the short prompt.
+    permits.let_through(2);
+    assert_eq!(token(&mut short), wanted[1][0]);
+    assert_eq!(handle.stats().left_out_tokens, 256);
+    drop(permits);
+    assert_eq!(read(long).0, wanted[0]);
+    assert_eq!(handle.stats().left_out_tokens, 256, "nobody else came");
+    engine.shutdown();
+}
+
+#[test]
 fn requests_are_reported_while_they_are_there_and_afterwards() {
     let (gate, permits) = StepGate::closed();
     let one_slot = SchedulerSettings { running_max: 1, ..SchedulerSettings::default() };

@@ -107,12 +107,13 @@ impl PlanMark {
             out.word(to.0);
         });
         scratch.list(items.iter(), |out, item| {
-            let WorkItem { slot, positions, draft, block_tables, sample } = item;
+            let WorkItem { slot, positions, draft, block_tables, sample, gives_way } = item;
             out.number(slot.0);
             out.number(positions.start);
             out.number(positions.end);
             out.number(draft.len() as u64);
             out.flag(*sample);
+            out.flag(*gives_way);
             out.list(block_tables.iter(), |out, table| {
                 out.list(table.iter(), |out, block| out.word(block.0));
             });
@@ -244,7 +245,7 @@ fn decode_request(input: &mut Input<'_>) -> Read<Request> {
 }
 
 fn encode_outcome(outcome: &StepOutcome, out: &mut Output) {
-    let StepOutcome { id, sampled, prompt_logprobs, failed } = outcome;
+    let StepOutcome { id, sampled, prompt_logprobs, failed, left_out } = outcome;
     out.number(id.0);
     out.list(sampled.iter(), |out, sampled| {
         let SampledToken { slot, token, logprobs: _ } = sampled;
@@ -259,6 +260,7 @@ fn encode_outcome(outcome: &StepOutcome, out: &mut Output) {
         out.number(slot.0);
         out.text(&fault.message);
     });
+    out.number(*left_out);
 }
 
 fn decode_outcome(input: &mut Input<'_>) -> Read<StepOutcome> {
@@ -280,5 +282,6 @@ fn decode_outcome(input: &mut Input<'_>) -> Read<StepOutcome> {
             let slot = SlotId(input.number()?);
             Ok((slot, Fault::new(FaultKind::Internal, input.text()?)))
         })?,
+        left_out: input.number()?,
     })
 }

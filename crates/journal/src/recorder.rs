@@ -185,7 +185,8 @@ impl RecordedScheduler {
             None => outcome.sampled.clone(),
         };
         let (prompt_logprobs, failed) = (outcome.prompt_logprobs.clone(), outcome.failed.clone());
-        let recorded = StepOutcome { id: outcome.id, sampled, prompt_logprobs, failed };
+        let StepOutcome { id, left_out, .. } = outcome;
+        let recorded = StepOutcome { id, sampled, prompt_logprobs, failed, left_out };
         let result = self.scheduler.commit(outcome, now);
         let events = result.as_ref().ok().map(|events| events.len() as u32);
         recorder.push(&Record::Commit { now, outcome: recorded, events });

@@ -55,6 +55,11 @@ impl KvManager {
         handed
     }
 
+    /// Whether any group holds states.
+    pub fn has_states(&self) -> bool {
+        self.pools.iter().any(|pool| pool.group().is_state())
+    }
+
     /// Where the next positions of a request should end, so that a checkpoint is taken there.
     pub fn checkpoint_within(&self, tables: &BlockTables, positions: Range<u32>) -> Option<u32> {
         let due = tables.checkpoint.saturating_add(self.checkpoint_tokens?.max(1));

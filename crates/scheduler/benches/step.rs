@@ -81,7 +81,7 @@ fn answer(plan: &StepPlan) -> StepOutcome {
     let drawn = plan.items.iter().filter(|item| item.sample);
     let sampled =
         drawn.map(|item| SampledToken { slot: item.slot, token: 7, logprobs: None }).collect();
-    StepOutcome { id: plan.id, sampled, prompt_logprobs: Vec::new(), failed: Vec::new() }
+    StepOutcome { sampled, ..StepOutcome::empty(plan.id) }
 }
 
 fn step(criterion: &mut Criterion) {

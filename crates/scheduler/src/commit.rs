@@ -8,12 +8,7 @@ use types::{
     TokenLogprobs, planted, planted::Planted,
 };
 
-use crate::{
-    Error, Scheduler,
-    account::Shared,
-    plan::{Flight, FlightItem},
-    sequence::Running,
-};
+use crate::{Error, Scheduler, account::Shared, plan::FlightItem, sequence::Running};
 
 impl Scheduler {
     /// Takes the outcome of the oldest step under way and gives what it means for each request, in order.
@@ -28,14 +23,22 @@ impl Scheduler {
         let flight = self.flights.pop_front().expect("checked above");
         // A step that was planned while another ran began when that one ended.
         let begun = flight.planned.max(std::mem::replace(&mut self.committed, now));
-        let positions = flight.items.iter().map(|item| &item.positions);
+        let (computed, left_out) =
+            flight.items.split_at(flight.items.len() - outcome.left_out as usize);
+        let positions = computed.iter().map(|item| &item.positions);
         let step = Shared {
             begun,
             ended: now,
             requests: flight.items.len() as u32,
             positions: positions.clone().map(|positions| positions.len() as u32).sum(),
         };
-        self.pace.observe(positions, flight.has_prompts, flight.copies, now.saturating_sub(begun));
+        if left_out.is_empty() {
+            let took = now.saturating_sub(begun);
+            self.pace.observe(positions, flight.has_prompts, flight.copies, took);
+        }
+        for item in left_out {
+            self.leave_out(&step, item);
+        }
         for id in &flight.restored {
             if let Some(sequence) = self.sequence_mut(*id) {
                 sequence.account.restored(&step);
@@ -46,15 +49,26 @@ impl Scheduler {
             outcome.prompt_logprobs.into_iter().collect();
         let mut sampled = outcome.sampled.into_iter().peekable();
         let mut events = Vec::with_capacity(flight.items.len());
-        for item in flight.items {
+        for item in computed {
             let logprobs = logprobs.remove(&item.slot).unwrap_or_default();
             let outcome = failed.remove(&item.slot).map_or(Ok(logprobs), Err);
             let mut drawn = std::iter::from_fn(|| sampled.next_if(|next| next.slot == item.slot));
-            self.apply(&step, &item, outcome, &mut drawn, &mut events);
+            self.apply(&step, item, outcome, &mut drawn, &mut events);
             // Those of a request that has ended are nobody's.
             drawn.for_each(drop);
         }
         Ok(events)
+    }
+
+    /// Has the positions of an item that was left out computed later.
+    fn leave_out(&mut self, step: &Shared, item: &FlightItem) {
+        let running = self.slots.get_mut(item.slot).filter(|r| r.ticket.id == item.request);
+        let Some(running) = running else { return };
+        let start = item.positions.start;
+        running.planned = start;
+        running.parts_kept = 0;
+        running.sequence.account.take_part(step, &(start..start), running.sequence.prompt_len);
+        self.counters.left_out_tokens += item.positions.len() as u64;
     }
 
     /// What one item brought: log-probabilities of its prompt, and the tokens drawn. Nothing, if its request has ended
@@ -75,6 +89,7 @@ impl Scheduler {
         if let Some(running) = &mut running {
             running.drawing -= u32::from(item.sample);
             running.drafted = 0;
+            running.parts_kept = running.parts_kept.saturating_add(u32::from(item.is_part));
         }
         let place = running.map(|running| (running.ticket, &mut running.sequence));
         let place =
@@ -153,9 +168,15 @@ impl Scheduler {
             let under_way = self.flights.front().map(|flight| flight.id);
             return Err(Error::WrongStep { step, under_way });
         };
-        let has_failed = failures(flight, outcome)?;
+        let giving_way = flight.items.iter().filter(|item| item.gives_way).count();
+        let left_out = outcome.left_out as usize;
+        if left_out > 0 && left_out != giving_way {
+            return Err(Error::WrongLeftOut { step, left_out, giving_way });
+        }
+        let computed = &flight.items[..flight.items.len() - left_out];
+        let has_failed = failures(computed, outcome)?;
         let mut sampled = outcome.sampled.iter().peekable();
-        for item in flight.items.iter().filter(|item| item.sample && !has_failed(item.slot)) {
+        for item in computed.iter().filter(|item| item.sample && !has_failed(item.slot)) {
             let got = sampled.next();
             let wrong =
                 || Error::WrongSample { step, wanted: Some(item.slot), got: got.map(|s| s.slot) };
@@ -179,7 +200,7 @@ impl Scheduler {
         }
         let brought: BTreeMap<SlotId, usize> =
             outcome.prompt_logprobs.iter().map(|(slot, new)| (*slot, new.len())).collect();
-        for item in flight.items.iter().filter(|item| !has_failed(item.slot)) {
+        for item in computed.iter().filter(|item| !has_failed(item.slot)) {
             let (slot, wanted) = (item.slot, item.prompt_logprobs);
             let got = brought.get(&slot).copied().unwrap_or(0);
             if got != wanted as usize {
@@ -191,10 +212,13 @@ impl Scheduler {
 }
 
 /// Says of a slot whether it failed; an error if one did that was not asked for.
-fn failures(flight: &Flight, outcome: &StepOutcome) -> Result<impl Fn(SlotId) -> bool, Error> {
+fn failures(
+    items: &[FlightItem],
+    outcome: &StepOutcome,
+) -> Result<impl Fn(SlotId) -> bool + use<>, Error> {
     let failed: Vec<SlotId> = outcome.failed.iter().map(|(slot, _)| *slot).collect();
     for slot in &failed {
-        if !flight.items.iter().any(|item| item.slot == *slot) {
+        if !items.iter().any(|item| item.slot == *slot) {
             return Err(Error::WrongFailure { step: outcome.id, slot: *slot });
         }
     }

@@ -66,6 +66,16 @@ pub enum Error {
         /// Which slot.
         slot: SlotId,
     },
+    /// Items were left out that do not give way, or some of those that do and not all.
+    #[error("{step} left out {left_out} items, and {giving_way} give way")]
+    WrongLeftOut {
+        /// Which step.
+        step: StepId,
+        /// Items left out.
+        left_out: usize,
+        /// Items that may be left out.
+        giving_way: usize,
+    },
     /// The log-probabilities of a prompt are not as many as the positions computed.
     #[error(
         "{step} brought {got} log-probabilities of prompt tokens for {slot} instead of {wanted}"
@@ -94,6 +104,7 @@ impl From<Error> for Fault {
             | Error::WrongSample { .. }
             | Error::TokenOutOfVocabulary { .. }
             | Error::WrongFailure { .. }
+            | Error::WrongLeftOut { .. }
             | Error::WrongPromptLogprobs { .. } => Self::internal(error.to_string()),
         }
     }

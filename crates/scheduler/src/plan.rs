@@ -15,7 +15,7 @@ use crate::{
     growth::Growth,
     pace::StepPace,
     passes,
-    sequence::{Running, Sequence},
+    sequence::{PARTS_KEPT_MIN, Running, Sequence},
 };
 
 /// A step being put together: what the passes have decided so far.
@@ -67,6 +67,9 @@ pub(crate) struct FlightItem {
     pub(crate) sample: bool,
     /// Log-probabilities of prompt tokens that are to come with it.
     pub(crate) prompt_logprobs: u32,
+    /// It is a part of a prompt, of which more is to come.
+    pub(crate) is_part: bool,
+    pub(crate) gives_way: bool,
 }
 
 impl Scheduler {
@@ -109,6 +112,9 @@ impl Scheduler {
         self.meter.observe(now, draft.served, state);
         self.keep_line(&mut draft);
         self.pace.end(&draft.pace);
+        if state != QueueState::Full {
+            self.let_give_way(&mut draft);
+        }
         self.close(draft)
     }
 
@@ -119,6 +125,22 @@ impl Scheduler {
             Some(Cause::Slot | Cause::Blocks) => QueueState::Full,
             _ => QueueState::Filling,
         }
+    }
+
+    /// Has parts of prompts give way where somebody new could start at once, and no other step builds on them.
+    fn let_give_way(&self, draft: &mut Draft) {
+        let has_slot = (self.slots.len() as u32) < self.settings.running_max;
+        let is_alone = self.flights_max == 1 && !self.kv.has_states();
+        if !(has_slot && is_alone && self.policy.lets_pass()) {
+            return;
+        }
+        for (item, flight) in draft.items.iter_mut().zip(&mut draft.flight) {
+            let running = self.slots.get(item.slot).expect("it was just scheduled");
+            flight.gives_way = flight.is_part && running.can_give_way();
+            item.gives_way = flight.gives_way;
+        }
+        draft.items.sort_by_key(|item| item.gives_way);
+        draft.flight.sort_by_key(|item| item.gives_way);
     }
 
     fn close(&mut self, draft: Draft) -> Option<StepPlan> {
@@ -177,8 +199,18 @@ impl Scheduler {
             draft: guess.clone(),
             sample,
             prompt_logprobs: if asked { followed.saturating_sub(positions.start) } else { 0 },
+            is_part: !sample,
+            gives_way: false,
         });
-        draft.items.push(WorkItem { slot, positions, draft: guess, block_tables, sample });
+        let gives_way = false;
+        draft.items.push(WorkItem {
+            slot,
+            positions,
+            draft: guess,
+            block_tables,
+            sample,
+            gives_way,
+        });
     }
 
     /// Has what is in the host's memory of a request that has just started brought back, as far as there is time in the
@@ -297,6 +329,7 @@ impl Scheduler {
             drafted: 0,
             on_host_end: if is_sooner { on_host.end } else { computed },
             is_first,
+            parts_kept: PARTS_KEPT_MIN,
         };
         let slot = self.slots.insert(running).expect("the caller saw a free slot");
         draft.admit.extend(self.slots.get(slot).map(|running| running.admission(slot)));

@@ -55,6 +55,8 @@ pub struct Counters {
     pub prefix_hit_tokens: u64,
     /// Positions brought back from the host's memory, for requests that started and those that started again.
     pub host_hit_tokens: u64,
+    /// Positions of prompts that steps left out for somebody new.
+    pub left_out_tokens: u64,
     /// Blocks copied to the host's memory.
     pub blocks_to_host: u64,
     /// Blocks copied back from there.

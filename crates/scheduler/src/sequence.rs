@@ -108,6 +108,10 @@ pub(crate) fn cost(prompt_tokens: u32, generated_tokens: u32) -> u64 {
     u64::from(prompt_tokens) + 2 * u64::from(generated_tokens)
 }
 
+/// Steps that keep their part of a prompt before one may leave it out again: what is computed in vain is a quarter of the
+/// work at most, however many come.
+pub(crate) const PARTS_KEPT_MIN: u32 = 3;
+
 /// A request with a slot.
 #[derive(Debug)]
 pub(crate) struct Running {
@@ -127,6 +131,8 @@ pub(crate) struct Running {
     pub(crate) on_host_end: u32,
     /// It has this slot for the first time.
     pub(crate) is_first: bool,
+    /// Steps with a part of its prompt since one left that out.
+    pub(crate) parts_kept: u32,
 }
 
 impl Running {
@@ -142,6 +148,13 @@ impl Running {
             return 0;
         }
         self.expected_len() - self.planned
+    }
+
+    /// Whether it may lose what a step computes of its prompt, and not for the first time in a while.
+    pub(crate) fn can_give_way(&self) -> bool {
+        self.parts_kept >= PARTS_KEPT_MIN
+            && self.sequence.probation.is_none()
+            && self.sequence.sampling.prompt_logprobs.is_none()
     }
 
     pub(crate) fn admission(&self, slot: SlotId) -> SlotAdmission {

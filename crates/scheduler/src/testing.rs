@@ -24,6 +24,7 @@ pub struct FakeModel {
     cache: Vec<Vec<Vec<u64>>>,
     /// The same for each group and slot in the host's memory.
     host: Vec<Vec<Vec<u64>>>,
+    leaves_out: bool,
 }
 
 #[derive(Debug)]
@@ -53,7 +54,8 @@ impl FakeModel {
         };
         let cache = groups.clone().map(|group| room(group, group.blocks)).collect();
         let host = groups.map(|group| room(group, group.host_blocks)).collect();
-        Self { info, failing_token: None, slots: BTreeMap::new(), cache, host }
+        let slots = BTreeMap::new();
+        Self { info, failing_token: None, slots, cache, host, leaves_out: false }
     }
 
     /// The same model, in which every request fails alone that has this token in its prompt.
@@ -61,6 +63,11 @@ impl FakeModel {
     pub fn with_failing_token(mut self, token: TokenId) -> Self {
         self.failing_token = Some(token);
         self
+    }
+
+    /// The next step leaves out what gives way.
+    pub fn leave_out(&mut self) {
+        self.leaves_out = true;
     }
 
     /// The model's limits.
@@ -98,13 +105,19 @@ impl FakeModel {
         }
         self.copy(plan);
         assert!(plan.token_count() <= self.info.step_tokens_max as usize, "{plan}: over budget");
-        let mut outcome = StepOutcome {
-            id: plan.id,
-            sampled: Vec::new(),
-            prompt_logprobs: Vec::new(),
-            failed: Vec::new(),
-        };
-        for (index, item) in plan.items.iter().enumerate() {
+        let giving_way = plan.items_giving_way();
+        let all = plan.items.iter().filter(|item| item.gives_way).count();
+        assert_eq!(giving_way, all, "{plan}: what gives way stands behind all else");
+        assert!(giving_way == 0 || self.info.steps_in_flight_max == 1, "{plan}: two at once");
+        let mut outcome = StepOutcome::empty(plan.id);
+        let mut items = &plan.items[..];
+        if std::mem::take(&mut self.leaves_out) {
+            let left_out;
+            (items, left_out) = items.split_at(items.len() - giving_way);
+            left_out.iter().for_each(|item| self.spoil(item));
+            outcome.left_out = giving_way as u32;
+        }
+        for (index, item) in items.iter().enumerate() {
             let again = plan.items[..index].iter().any(|earlier| earlier.slot == item.slot);
             assert!(!again, "{plan}: two items of {}", item.slot);
             self.run_item(plan, item, &mut outcome);
@@ -138,8 +151,21 @@ impl FakeModel {
         }
     }
 
+    /// An item that is left out may have been begun.
+    fn spoil(&mut self, item: &WorkItem) {
+        for (group, table) in item.block_tables.iter().enumerate() {
+            let block_tokens = self.info.cache_groups[group].block_tokens;
+            for position in item.positions.clone() {
+                let block = table[(position / block_tokens) as usize];
+                let offset = (position % block_tokens) as usize;
+                self.cache[group][block.0 as usize][offset] = u64::MAX;
+            }
+        }
+    }
+
     fn run_item(&mut self, plan: &StepPlan, item: &WorkItem, outcome: &mut StepOutcome) {
-        let WorkItem { slot, ref positions, ref draft, ref block_tables, sample } = *item;
+        let WorkItem { slot, ref positions, ref draft, ref block_tables, sample, gives_way } =
+            *item;
         let fake = self.slots.get_mut(&slot).expect("an item has a slot in use");
         assert!(!positions.is_empty(), "{plan}: {slot} has nothing to do");
         if fake.failed {
@@ -159,6 +185,7 @@ impl FakeModel {
         assert!(draft.is_empty() || sample, "{plan}: {slot} has a draft and draws nothing");
         let tokens = [&fake.tokens[..known.end as usize], draft].concat();
         assert!(positions.end < self.info.context_max, "{plan}: {slot} exceeds the context");
+        assert!(!gives_way || !sample, "{plan}: {slot} draws a token and gives way");
         let at_the_end = known.end as usize == fake.tokens.len();
         assert_eq!(sample, at_the_end, "{plan}: {slot} draws exactly at its end");
         assert_eq!(block_tables.len(), self.cache.len(), "{plan}: one table a group");

@@ -115,7 +115,7 @@ impl Executor {
             SampledToken { slot: item.slot, token, logprobs: None }
         });
         let sampled = drawn.collect();
-        StepOutcome { id: plan.id, sampled, prompt_logprobs: Vec::new(), failed: Vec::new() }
+        StepOutcome { sampled, ..StepOutcome::empty(plan.id) }
     }
 }
 

@@ -132,6 +132,11 @@ const PROMPT_TOKENS: Name = Name(
 );
 const GENERATION_TOKENS: Name =
     Name("brigade_generation_tokens", Some("vllm:generation_tokens"), "Tokens generated");
+const LEFT_OUT: Name = Name(
+    "brigade_left_out_tokens",
+    None,
+    "Tokens of prompts that steps left out for a request that had just come, to be computed later",
+);
 const PREEMPTIONS: Name = Name(
     "brigade_preemptions",
     Some("vllm:num_preemptions"),
@@ -230,6 +235,7 @@ pub(crate) struct EngineFamilies {
     host_hits: Family<Model, Counter>,
     prompt_tokens: Family<Model, Counter>,
     generation_tokens: Family<Model, Counter>,
+    left_out: Family<Model, Counter>,
     preemptions: Family<Model, Counter>,
     drafted: Family<Model, Counter>,
     accepted: Family<Model, Counter>,
@@ -263,6 +269,7 @@ impl Default for EngineFamilies {
             host_hits: Family::default(),
             prompt_tokens: Family::default(),
             generation_tokens: Family::default(),
+            left_out: Family::default(),
             preemptions: Family::default(),
             drafted: Family::default(),
             accepted: Family::default(),
@@ -296,6 +303,7 @@ impl EngineFamilies {
         show(registry, HOST_HITS, &self.host_hits);
         show(registry, PROMPT_TOKENS, &self.prompt_tokens);
         show(registry, GENERATION_TOKENS, &self.generation_tokens);
+        show(registry, LEFT_OUT, &self.left_out);
         show(registry, PREEMPTIONS, &self.preemptions);
         show(registry, DRAFTED, &self.drafted);
         show(registry, ACCEPTED, &self.accepted);
@@ -338,6 +346,7 @@ impl EngineFamilies {
             host_hits: self.host_hits.get_or_create_owned(&model),
             prompt_tokens: self.prompt_tokens.get_or_create_owned(&model),
             generation_tokens: self.generation_tokens.get_or_create_owned(&model),
+            left_out: self.left_out.get_or_create_owned(&model),
             preemptions: self.preemptions.get_or_create_owned(&model),
             drafted: self.drafted.get_or_create_owned(&model),
             accepted: self.accepted.get_or_create_owned(&model),
@@ -388,6 +397,7 @@ pub struct EngineMetrics {
     host_hits: Counter,
     prompt_tokens: Counter,
     generation_tokens: Counter,
+    left_out: Counter,
     preemptions: Counter,
     drafted: Counter,
     accepted: Counter,
@@ -446,6 +456,11 @@ impl EngineMetrics {
     pub fn step(&self, duration: Duration, tokens: u64) {
         self.step_duration.observe(duration.as_secs_f64());
         self.step_tokens.observe(tokens as f64);
+    }
+
+    /// So many positions of prompts were left out of steps for somebody new.
+    pub fn left_out(&self, tokens: u64) {
+        self.left_out.inc_by(tokens);
     }
 
     /// Running requests were preempted.

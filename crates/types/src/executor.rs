@@ -1,6 +1,8 @@
 //! The contract between the engine and whatever runs the model: the CPU runner, the CUDA runner, a mock, the simulator.
 
-use crate::{Fault, StepOutcome, StepPlan};
+use std::sync::Arc;
+
+use crate::{Arrivals, Fault, StepOutcome, StepPlan};
 
 /// Runs plans. Built loaded and ready; its limits never change, so that memory is decided before the first request.
 ///
@@ -35,6 +37,9 @@ pub trait Executor: Send {
 
     /// Where the memory went.
     fn memory(&self) -> MemoryReport;
+
+    /// Where to see whether somebody new has come. One that never leaves anything out need not look.
+    fn watch(&mut self, _arrivals: Arc<Arrivals>) {}
 }
 
 /// Limits of an executor.

@@ -4,6 +4,7 @@
 //! This crate knows no text, no wire format, no device and no clock. Nothing here is serializable on purpose: each
 //! protocol has its own wire types in `front`.
 
+mod arrivals;
 mod data_type;
 mod executor;
 mod fault;
@@ -13,6 +14,7 @@ mod request;
 mod sampling;
 mod step;
 
+pub use arrivals::Arrivals;
 pub use data_type::DataType;
 pub use executor::{CacheContent, CacheGroup, Executor, ExecutorInfo, MemoryReport};
 pub use fault::{Fault, FaultKind};

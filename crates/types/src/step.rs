@@ -102,6 +102,10 @@ pub struct WorkItem {
     pub block_tables: Vec<Vec<BlockId>>,
     /// Draw a token from the logits of the last position before the draft.
     pub sample: bool,
+    /// It may be left out, if somebody new comes while the step is computed: it is a part of a prompt of which more is to
+    /// come, and a later plan asks for its positions again. Those that give way stand behind all others, and are left out
+    /// together. Only where one step is under way at once.
+    pub gives_way: bool,
 }
 
 impl WorkItem {
@@ -123,6 +127,22 @@ pub struct StepOutcome {
     pub prompt_logprobs: Vec<(SlotId, Vec<TokenLogprobs>)>,
     /// Slots that failed alone, with the reason; their neighbours are unaffected.
     pub failed: Vec<(SlotId, Fault)>,
+    /// So many of the last items were left out: none, or all that [give way](WorkItem::gives_way). What the executor
+    /// wrote into blocks for them counts as never written.
+    pub left_out: u32,
+}
+
+impl StepOutcome {
+    /// Of a step in which nothing was drawn and nothing failed.
+    pub fn empty(id: StepId) -> Self {
+        Self {
+            id,
+            sampled: Vec::new(),
+            prompt_logprobs: Vec::new(),
+            failed: Vec::new(),
+            left_out: 0,
+        }
+    }
 }
 
 /// One token drawn.
@@ -141,11 +161,17 @@ impl StepPlan {
     pub fn token_count(&self) -> usize {
         self.items.iter().map(|item| item.positions.len()).sum()
     }
+
+    /// How many of the last items give way.
+    pub fn items_giving_way(&self) -> usize {
+        self.items.iter().rev().take_while(|item| item.gives_way).count()
+    }
 }
 
 impl fmt::Display for StepPlan {
     /// One line, for logs and replays: `step 7: -s2 +s3[14] g0:b5>h0 g0:b5<h7 g1:b2>b4 s0@91..95?3* s3@0..14*`; `*`
-    /// marks a draw, `?` a draft's length, `>` a copy to the host or of a state and `<` one back, `g` the cache group.
+    /// marks a draw, `?` a draft's length, `>` a copy to the host or of a state and `<` one back, `g` the cache group, `~`
+    /// what gives way.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.id)?;
         for slot in &self.release {
@@ -168,6 +194,9 @@ impl fmt::Display for StepPlan {
             }
             if item.sample {
                 f.write_str("*")?;
+            }
+            if item.gives_way {
+                f.write_str("~")?;
             }
         }
         Ok(())

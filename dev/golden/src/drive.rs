@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use types::{
-    BlockId, CacheGroup, Executor, SamplingParams, SlotAdmission, SlotId, StepId, StepOutcome,
-    StepPlan, TokenId, TokenLogprobs, WorkItem,
+    Arrivals, BlockId, CacheGroup, Executor, SamplingParams, SlotAdmission, SlotId, StepId,
+    StepOutcome, StepPlan, TokenId, TokenLogprobs, WorkItem,
 };
 
 /// One sequence to generate.
@@ -39,11 +39,13 @@ pub struct Circumstances {
     pub preempt_after: Option<usize>,
     /// Hand blocks out from the end of the pool.
     pub blocks_backwards: bool,
+    /// Somebody new comes in every second step, and parts of prompts give way.
+    pub giving_way: bool,
 }
 
 impl Default for Circumstances {
     fn default() -> Self {
-        Self { chunk: usize::MAX, preempt_after: None, blocks_backwards: false }
+        Self { chunk: usize::MAX, preempt_after: None, blocks_backwards: false, giving_way: false }
     }
 }
 
@@ -80,6 +82,8 @@ pub fn run(
         .collect();
     let mut admit: Vec<SlotAdmission> = running.iter().map(admission).collect();
     let mut release = Vec::new();
+    let arrivals = Arc::<Arrivals>::default();
+    runner.watch(Arc::clone(&arrivals));
     for step in 0.. {
         let mut budget = info.step_tokens_max as usize;
         let mut items = Vec::new();
@@ -105,12 +109,16 @@ pub fn run(
                 draft: Vec::new(),
                 block_tables: info.cache_groups.iter().map(table).collect(),
                 sample: end == request.tokens.len(),
+                gives_way: circumstances.giving_way
+                    && end < request.tokens.len()
+                    && request.job.sampling.prompt_logprobs.is_none(),
             });
         }
         if items.is_empty() {
             break;
         }
-        let ends: Vec<(SlotId, usize)> =
+        items.sort_by_key(|item| item.gives_way);
+        let mut ends: Vec<(SlotId, usize)> =
             items.iter().map(|item| (item.slot, item.positions.end as usize)).collect();
         let plan = StepPlan {
             id: StepId(step),
@@ -120,9 +128,20 @@ pub fn run(
             state_copies: Vec::new(),
             items,
         };
+        let giving_way = plan.items_giving_way();
+        let is_interrupted = circumstances.giving_way && step % 2 == 0;
+        if is_interrupted {
+            arrivals.send();
+        }
         runner.submit(plan).expect("the runner takes the plan");
         let outcome = runner.wait().expect("the step succeeds");
+        if is_interrupted {
+            arrivals.notice();
+        }
         assert_eq!(outcome.failed, []);
+        let left_out = outcome.left_out as usize;
+        assert_eq!(left_out, if is_interrupted { giving_way } else { 0 });
+        ends.truncate(ends.len() - left_out);
         for (slot, end) in ends {
             running[slot.0 as usize].computed = end;
         }

@@ -77,12 +77,7 @@ fn outcome(plan: &StepPlan, random: &mut Random) -> StepOutcome {
         let token = if random.chance(100) { STOP } else { random.between(1, 49_000) };
         SampledToken { slot: item.slot, token, logprobs: None }
     });
-    StepOutcome {
-        id: plan.id,
-        sampled: sampled.collect(),
-        prompt_logprobs: Vec::new(),
-        failed: Vec::new(),
-    }
+    StepOutcome { sampled: sampled.collect(), ..StepOutcome::empty(plan.id) }
 }
 
 /// What the process holds in memory, as Linux counts it; 0 elsewhere.

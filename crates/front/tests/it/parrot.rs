@@ -105,12 +105,7 @@ impl Executor for Parrot {
             let tokens = admission.tokens.clone();
             self.slots.insert(admission.slot, Speech { tokens, admission });
         }
-        let mut outcome = StepOutcome {
-            id: plan.id,
-            sampled: Vec::new(),
-            prompt_logprobs: Vec::new(),
-            failed: Vec::new(),
-        };
+        let mut outcome = StepOutcome::empty(plan.id);
         for item in plan.items {
             let slot = item.slot;
             let speech = self.slots.get_mut(&slot).expect("an item has a slot");

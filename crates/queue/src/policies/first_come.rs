@@ -10,4 +10,8 @@ impl Policy for FirstCome {
     fn place(&mut self, _arrival: &Arrival) -> Place {
         Place::default()
     }
+
+    fn lets_pass(&self) -> bool {
+        false
+    }
 }

@@ -44,6 +44,11 @@ pub trait Policy: fmt::Debug + Send {
     /// A request ended that was expected to cost something and did cost something.
     fn ended(&mut self, _tenant: &Arc<str>, _expected: u64, _real: u64) {}
 
+    /// Whether one that comes now may go before those that came earlier.
+    fn lets_pass(&self) -> bool {
+        true
+    }
+
     /// Whether a running request gives way to a waiting one of a lower class.
     fn preempts_classes(&self) -> bool {
         false

@@ -14,8 +14,8 @@ use device::cpu::{Cpu, Isa};
 use kernels::attention::KvFormat;
 use models::Model;
 use types::{
-    Executor, ExecutorInfo, Fault, MemoryReport, SampledToken, SlotId, StepOutcome, StepPlan,
-    TokenLogprobs, WorkItem,
+    Arrivals, Executor, ExecutorInfo, Fault, MemoryReport, SampledToken, SlotId, StepOutcome,
+    StepPlan, TokenLogprobs, WorkItem,
 };
 
 use self::{
@@ -69,6 +69,7 @@ pub struct CpuRunner {
     walker: Walker,
     slots: Slots,
     outcomes: VecDeque<StepOutcome>,
+    arrivals: Arc<Arrivals>,
 }
 
 /// Requests by slot.
@@ -84,6 +85,8 @@ impl Slots {
     }
 }
 
+/// A step of which all but one of so many parts is done is brought to its end, whoever comes.
+const DONE_PARTS: usize = 4;
 /// Drafts are no longer than this: the rest of one is hardly ever right.
 const DRAFT_TOKENS_MAX: u32 = 16;
 
@@ -132,6 +135,7 @@ impl CpuRunner {
             walker,
             slots: Slots((0..options.slots_max).map(|_| None).collect()),
             outcomes: VecDeque::new(),
+            arrivals: Arc::default(),
             info,
         })
     }
@@ -193,13 +197,31 @@ impl CpuRunner {
         computed
     }
 
-    fn outcome(&mut self, plan: &StepPlan) -> StepOutcome {
-        let mut outcome = StepOutcome {
-            id: plan.id,
-            sampled: Vec::new(),
-            prompt_logprobs: Vec::new(),
-            failed: Vec::new(),
-        };
+    /// Computes all positions of a step; leaves out what gives way when somebody new comes while most of the work is still
+    /// to be done. It is taken off the plan then. How many items that were.
+    fn body(&mut self, plan: &mut StepPlan, batch: &mut Batch, shape: TaskShape) -> u32 {
+        let (cpu, spec, program) = (&*self.cpu, &self.model.spec, &self.model.program);
+        let giving_way = plan.items_giving_way();
+        let mut left_out = 0;
+        self.walker.begin(Step { cpu, spec, program, batch });
+        for (index, op) in program.body.iter().enumerate() {
+            let is_early = index * DONE_PARTS < program.body.len() * (DONE_PARTS - 1);
+            if left_out < giving_way && is_early && self.arrivals.is_anyone_new() {
+                left_out = giving_way;
+                plan.items.truncate(plan.items.len() - giving_way);
+                if plan.items.is_empty() {
+                    break;
+                }
+                // What is left are the first rows.
+                *batch = Batch::new(plan, &self.slots, shape);
+            }
+            self.walker.run(Step { cpu, spec, program, batch }, op, batch.rows(), &[]);
+        }
+        left_out as u32
+    }
+
+    fn outcome(&mut self, plan: &mut StepPlan) -> StepOutcome {
+        let mut outcome = StepOutcome::empty(plan.id);
         if plan.items.is_empty() {
             return outcome;
         }
@@ -209,9 +231,11 @@ impl CpuRunner {
             kv_heads: self.model.spec.kv_heads,
             threads: self.cpu.pool.threads(),
         };
-        let batch = Batch::new(plan, &self.slots, shape);
-        let (spec, program) = (&self.model.spec, &self.model.program);
-        self.walker.body(Step { cpu: &self.cpu, spec, program, batch: &batch });
+        let mut batch = Batch::new(plan, &self.slots, shape);
+        outcome.left_out = self.body(plan, &mut batch, shape);
+        if plan.items.is_empty() {
+            return outcome;
+        }
         let computed = self.outputs(plan, &batch);
         for (output, computed) in batch.outputs.iter().zip(computed) {
             let slot = plan.items[output.item].slot;
@@ -293,7 +317,7 @@ impl Executor for CpuRunner {
         }
         let begun = self.walker.profiler.now();
         self.walker.copy(&self.cpu, &plan.copies);
-        let outcome = self.outcome(&plan);
+        let outcome = self.outcome(&mut plan);
         self.walker.profiler.count_step(begun);
         self.outcomes.push_back(outcome);
         Ok(())
@@ -305,5 +329,9 @@ impl Executor for CpuRunner {
 
     fn memory(&self) -> MemoryReport {
         self.memory
+    }
+
+    fn watch(&mut self, arrivals: Arc<Arrivals>) {
+        self.arrivals = arrivals;
     }
 }

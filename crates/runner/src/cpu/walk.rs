@@ -107,16 +107,13 @@ impl Walker {
         self.profiler.count(begun, || Work::Copies);
     }
 
-    /// Computes all positions of a step.
-    pub(super) fn body(&mut self, step: Step<'_>) {
+    /// What the body of a step reads of its positions.
+    pub(super) fn begin(&mut self, step: Step<'_>) {
         let rope = &step.program.rope;
         let (frequencies, magnitude) = (&rope.frequencies, rope.magnitude);
         let begun = self.profiler.now();
         rope_angles(step.cpu, &step.batch.positions, frequencies, magnitude, &mut self.angles);
         self.profiler.count(begun, || Work::Rope);
-        for op in &step.program.body {
-            self.run(step, op, step.batch.rows(), &[]);
-        }
     }
 
     /// Computes the logits of `selected` rows.
@@ -126,7 +123,8 @@ impl Walker {
         }
     }
 
-    fn run(&mut self, step: Step<'_>, op: &Op, rows: usize, selected: &[usize]) {
+    /// Computes one call of the program for all rows of the step, or for those selected.
+    pub(super) fn run(&mut self, step: Step<'_>, op: &Op, rows: usize, selected: &[usize]) {
         let begun = self.profiler.now();
         self.compute(step, op, rows, selected);
         self.profiler.count(begun, || Work::of(op, step.program));

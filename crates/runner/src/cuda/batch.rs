@@ -382,6 +382,7 @@ mod tests {
             draft: Vec::new(),
             block_tables: vec![Vec::new()],
             sample,
+            gives_way: false,
         };
         let items = vec![item(0, 9..10, true), item(1, positions, sample)];
         let (release, admit, copies) = (Vec::new(), Vec::new(), Vec::new());

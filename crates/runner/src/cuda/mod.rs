@@ -227,7 +227,7 @@ impl CudaRunner {
     fn start(&mut self, plan: &StepPlan, needs_host: bool) -> Result<UnderWay, Error> {
         let id = plan.id;
         if plan.items.is_empty() && plan.copies.is_empty() {
-            return Ok(UnderWay::Done(empty(id)));
+            return Ok(UnderWay::Done(StepOutcome::empty(id)));
         }
         let model = Arc::clone(&self.model);
         let stream = &*model.stream;
@@ -351,7 +351,7 @@ impl CudaRunner {
     ) -> Result<StepOutcome, Error> {
         let model = Arc::clone(&self.model);
         let vocabulary = model.spec.vocab_size;
-        let mut outcome = empty(id);
+        let mut outcome = StepOutcome::empty(id);
         for first in (0..batch.outputs.len()).step_by(HOST_ROWS) {
             let range = first..batch.outputs.len().min(first + HOST_ROWS);
             self.walker.head(&model, &views.selected.slice(range.clone()))?;
@@ -372,7 +372,7 @@ impl CudaRunner {
             UnderWay::OnGpu { id, lane, outputs } => (id, &self.lanes[lane], outputs),
         };
         lane.done.wait()?;
-        let mut outcome = empty(id);
+        let mut outcome = StepOutcome::empty(id);
         let drawn = lane.drawn.iter().zip(&*lane.reports);
         for ((output, admission), (&token, report)) in outputs.into_iter().zip(drawn) {
             let slot = output.slot;
@@ -465,10 +465,6 @@ fn outputs_on_gpu(
         walker.profiler.mark(&model.stream, Family::Sampling)?;
     }
     Ok(())
-}
-
-fn empty(id: StepId) -> StepOutcome {
-    StepOutcome { id, sampled: Vec::new(), prompt_logprobs: Vec::new(), failed: Vec::new() }
 }
 
 /// What the GPU reports of a token, with so many others.

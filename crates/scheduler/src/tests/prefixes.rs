@@ -56,8 +56,8 @@ fn who_begins_alike_waits_for_the_first_and_others_pass_by() {
     assert_eq!(
         driver.run(),
         [
-            "step 0: +s0[20] +s1[4] s0@0..8 s1@0..4*",
-            "step 1: -s1 s0@8..16",
+            "step 0: +s0[20] +s1[4] s1@0..4* s0@0..8~",
+            "step 1: -s1 s0@8..16~",
             // Of 20 tokens, the last block is each request's own.
             "step 2: +s1[20] +s2[19] s0@16..20* s1@16..20* s2@16..19*",
             "step 3: -s0 -s1 -s2",
@@ -75,7 +75,7 @@ fn a_small_part_in_common_is_not_waited_for() {
     let mut other = prompt(1, 4);
     other.extend(prompt(2, 8));
     driver.submit(2, other.clone(), 1);
-    assert_eq!(driver.run()[0], "step 0: +s0[20] +s1[12] s0@0..8 s1@0..8");
+    assert_eq!(driver.run()[0], "step 0: +s0[20] +s1[12] s0@0..8~ s1@0..8~");
     assert_eq!(driver.stream(2).tokens, expected(2, &other, 1));
 }
 
@@ -88,7 +88,7 @@ fn who_waits_for_a_request_that_ends_early_starts_then() {
     driver.step();
     driver.abort(1);
     // What it got to is cached.
-    assert_eq!(driver.step().unwrap().to_string(), "step 2: -s0 +s0[40] s0@16..24");
+    assert_eq!(driver.step().unwrap().to_string(), "step 2: -s0 +s0[40] s0@16..24~");
     driver.run();
     assert_eq!(driver.stream(2).tokens, expected(2, &prompt(1, 40), 1));
 }
@@ -114,7 +114,7 @@ fn a_preempted_request_finds_its_own_blocks() {
     driver.submit(2, prompt(2, 8), 24);
     let plans = driver.run();
     assert!(plans.contains(&"step 17: -s1 s0@24..25*".to_owned()), "{plans:#?}");
-    assert!(plans.contains(&"step 24: -s0 +s0[25] s0@16..24".to_owned()), "{plans:#?}");
+    assert!(plans.contains(&"step 24: -s0 +s0[25] s0@16..24~".to_owned()), "{plans:#?}");
     assert_eq!(driver.stream(2).finished.unwrap().1.preemptions, 1);
     assert_eq!(driver.stream(2).cached_tokens, Some(0), "of its own work it says nothing");
     for id in 1..=2 {

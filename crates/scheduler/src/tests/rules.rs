@@ -24,7 +24,7 @@ fn a_request_from_its_prompt_to_its_end() {
     assert_eq!(
         plans,
         [
-            "step 0: +s0[10] s0@0..8",
+            "step 0: +s0[10] s0@0..8~",
             "step 1: s0@8..10*",
             "step 2: s0@10..11*",
             "step 3: s0@11..12*",
@@ -160,7 +160,7 @@ fn a_short_prompt_that_comes_later_goes_before_a_long_one_under_way() {
     driver.step();
     driver.submit(2, prompt(2, 6), 1);
     let plan = driver.step().unwrap().to_string();
-    assert_eq!(plan, "step 1: +s1[6] s1@0..6* s0@8..10");
+    assert_eq!(plan, "step 1: +s1[6] s1@0..6* s0@8..10~");
     driver.run();
     for (id, len) in [(1, 100), (2, 6)] {
         assert_eq!(driver.stream(id).tokens, expected(id, &prompt(id, len), 1));

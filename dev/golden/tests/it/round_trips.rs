@@ -131,6 +131,7 @@ fn check_circumstances(subject: &Subject, step: usize) {
         ("in chunks of 7", Circumstances { chunk: 7, ..plain }),
         ("in chunks of 16", Circumstances { chunk: 16, ..plain }),
         ("in chunks of 33", Circumstances { chunk: 33, ..plain }),
+        ("in chunks that give way", Circumstances { chunk: 5, giving_way: true, ..plain }),
         ("preempted", Circumstances { preempt_after: Some(3), ..plain }),
         ("in other blocks", Circumstances { blocks_backwards: true, ..plain }),
     ] {

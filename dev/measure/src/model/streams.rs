@@ -87,7 +87,14 @@ impl<'r, E: Executor> Streams<'r, E> {
             };
             let block_tables = info.cache_groups.iter().map(table).collect();
             let slot = SlotId(slot as u32);
-            items.push(WorkItem { slot, positions, draft: Vec::new(), block_tables, sample });
+            items.push(WorkItem {
+                slot,
+                positions,
+                draft: Vec::new(),
+                block_tables,
+                sample,
+                gives_way: false,
+            });
         }
         let admit = std::mem::take(&mut self.admit);
         StepPlan {

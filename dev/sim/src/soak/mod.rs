@@ -204,6 +204,10 @@ impl Soak {
             let (positions, copies) = (plan.token_count() as u64, plan.copies.len() as u64);
             let took_us = 2000 + 300 * positions + self.copy_us * copies + u64::from(noise_us);
             self.now += Duration::from_micros(took_us);
+            // Somebody new comes, as far as the executor knows.
+            if noise_us.is_multiple_of(3) {
+                self.model.leave_out();
+            }
             let outcome = self.model.run(&plan);
             let events = self.scheduler.commit(outcome, self.now).expect("the plan was answered");
             self.scheduler.invariants();
