@@ -1,8 +1,11 @@
-"""Shutdown, overload and load, each with a server of its own."""
+"""Shutdown, overload, load and what is left in memory of it, each with a server of its own."""
 
 import concurrent.futures
 import json
+import signal
+import subprocess
 import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -196,4 +199,29 @@ def test_malformed_requests_leave_their_neighbours_alone(start):
     assert all(b'"echo"' in body or b'"user"' in body for body in answered), answered
     assert all(status in (200, 400, 404) for status in statuses.values()), statuses
     assert set(neighbours) == {alone}
+    assert program.stop() == 0
+
+
+def test_what_a_server_was_told_last_is_replayed(start, request, tmp_path, monkeypatch):
+    """Long after the start, from the little that it keeps in memory."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    program = start("--journal-memory-bytes-max", "8KiB")
+    client = client_of(program)
+    list(long_answer(client, 400))
+    stream = iter(long_answer(client, 2000))
+    for _ in range(10):
+        next(stream)
+    program.process.send_signal(signal.SIGUSR1)
+    journal = tmp_path / f"brigade-{program.process.pid}.journal"
+    shown, deadline = "", time.monotonic() + 60
+    # It may still be being written.
+    while "the journal has no end" not in shown:
+        assert time.monotonic() < deadline, shown
+        if journal.exists():
+            command = [request.config.getoption("--binary"), "replay", str(journal)]
+            shown = subprocess.run(command, capture_output=True, text=True).stdout
+        time.sleep(0.1)
+    assert shown.startswith("the journal begins in the middle, at "), shown
+    assert "every plan is the one that was recorded" in shown, shown
+    stream.close()
     assert program.stop() == 0

@@ -128,7 +128,9 @@ fn recorder(
         })?;
     }
     if *memory_bytes_max > 0 {
-        recorder.keep_in_memory(*memory_bytes_max);
+        recorder.keep_in_memory(*memory_bytes_max).map_err(|error| {
+            Fault::internal(format!("starting the thread of the journal in memory: {error}"))
+        })?;
     }
     Ok(Some(recorder))
 }

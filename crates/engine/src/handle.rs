@@ -1,6 +1,6 @@
 //! The engine as the rest of the program sees it.
 
-use std::sync::{Arc, PoisonError, atomic::Ordering, mpsc};
+use std::sync::{Arc, atomic::Ordering, mpsc};
 
 use telemetry::Rejection;
 use tokio::sync::oneshot;
@@ -109,10 +109,10 @@ impl EngineHandle {
         self.shared.stats()
     }
 
-    /// What the engine was told lately, as a journal's file would have it, if it is kept.
+    /// What the engine was told lately, as a journal's file would have it, if it is kept. Takes a while: for what the
+    /// scheduler knew before, all of that is written down.
     pub fn journal(&self) -> Option<Vec<u8>> {
-        let ring = self.shared.journal.as_ref()?;
-        Some(ring.lock().unwrap_or_else(PoisonError::into_inner).snapshot())
+        Some(self.shared.journal.as_ref()?.snapshot())
     }
 
     /// Whether the engine takes requests.

@@ -88,7 +88,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) numbers: Numbers,
     /// The newest part of the journal, if it is kept.
-    pub(crate) journal: Option<Arc<Mutex<Ring>>>,
+    pub(crate) journal: Option<Arc<Ring>>,
 }
 
 /// The parts that change.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::Damage;
 
-/// A record may not claim to be longer: the largest is a prompt of a few million tokens.
-const RECORD_BYTES_MAX: usize = 64 << 20;
+/// A record may not claim to be longer: the largest is the state of a scheduler with some million blocks.
+const RECORD_BYTES_MAX: usize = 4 << 30;
 
 /// Writes values to the end of some bytes. Numbers take seven bits a byte, the lowest first.
 #[derive(Debug, Default)]
@@ -37,6 +37,16 @@ impl Output {
     /// Tokens that are hashes take all of their four bytes.
     pub(crate) fn word(&mut self, word: u32) {
         self.0.extend_from_slice(&word.to_le_bytes());
+    }
+
+    /// The same of many, with their number. A plan has some hundred thousand.
+    pub(crate) fn words(&mut self, words: impl ExactSizeIterator<Item = u32>) {
+        self.number(words.len() as u64);
+        let begin = self.0.len();
+        self.0.resize(begin + 4 * words.len(), 0);
+        for (place, word) in self.0[begin..].chunks_exact_mut(4).zip(words) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
     }
 
     pub(crate) fn optional<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T)) {

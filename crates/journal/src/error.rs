@@ -20,14 +20,29 @@ pub enum Error {
     /// The settings in it make no scheduler.
     #[error("the settings in the journal: {0}")]
     Settings(#[from] scheduler::Error),
-    /// Without its beginning, nothing can be decided again.
+    /// Without what the scheduler knew at its beginning, nothing can be decided again.
     #[error(
-        "the beginning of the journal is lost: {records} records are left and can only be listed"
+        "the beginning of the journal is lost, as {why}: {records} records are left and can only be listed"
     )]
     BeginningLost {
+        /// Why.
+        why: String,
         /// Records that are there.
         records: usize,
     },
+    /// It begins with a state that another program wrote.
+    #[error(
+        "the journal begins with a scheduler's state in version {found}; this program reads version {known}"
+    )]
+    StateVersion {
+        /// The version of the journal's.
+        found: u32,
+        /// The one that is known here.
+        known: u32,
+    },
+    /// It begins with a state that makes no sense.
+    #[error("the scheduler's state at the journal's beginning makes no sense: {0}")]
+    State(String),
 }
 
 /// Where a journal stops making sense. What stands before is sound.

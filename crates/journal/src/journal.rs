@@ -5,6 +5,7 @@ use crate::{
     encoding::{Input, Output, frame_at, framed},
     record::Record,
     setup::Setup,
+    state::{self, State},
 };
 
 /// What every journal begins with.
@@ -17,6 +18,8 @@ const FORMAT: u16 = 5;
 pub struct Journal {
     /// What the scheduler was made of.
     pub setup: Setup,
+    /// What it knew before all that follows, where that is not the start.
+    pub state: Option<State>,
     /// What happened, in order.
     pub records: Vec<Record>,
     /// What keeps the rest from being read, if something does.
@@ -41,7 +44,19 @@ impl Journal {
         let setup = Setup::decode(&mut input)
             .and_then(|setup| input.end().map(|()| setup))
             .map_err(|what| Error::Setup(malformed(begin, what)))?;
-        let mut journal = Self { setup, records: Vec::new(), damage: None };
+        let mut journal = Self { setup, state: None, records: Vec::new(), damage: None };
+        if let Ok(Some((frame, next))) = frame_at(bytes, offset)
+            && let Some((&state::KIND, state)) = frame.split_first()
+        {
+            match State::decode(state) {
+                Ok(state) => journal.state = Some(state),
+                Err(what) => {
+                    journal.damage = Some(malformed(offset, what));
+                    return Ok(journal);
+                }
+            }
+            offset = next;
+        }
         loop {
             let record = frame_at(bytes, offset).and_then(|frame| {
                 let Some((record, next)) = frame else { return Ok(None) };

@@ -5,8 +5,8 @@
 //! makes the calls again, block id by block id, and says which plan is the first to differ, if one does.
 //!
 //! [`RecordedScheduler`] is a scheduler that writes down what it is told: into a ring in memory, which keeps the newest
-//! part, and into a file, from a thread of its own, so that no step waits for a disk. [`Journal`] reads such a file; of
-//! one that is damaged it reads what stands before the damage.
+//! part and what the scheduler knew before that ([`Ring`]), and into a file, from a thread of its own, so that no step
+//! waits for a disk. [`Journal`] reads such a file; of one that is damaged it reads what stands before the damage.
 //!
 //! No text is in a journal. Tokens are by default: a hash of all tokens before and this one, under a key that is drawn
 //! at start and written nowhere. That tells which prompts begin alike, and for how long, which is what the KV cache
@@ -16,6 +16,7 @@
 mod encoding;
 mod error;
 mod file;
+mod follower;
 mod hiding;
 mod journal;
 mod record;
@@ -24,6 +25,7 @@ mod replay;
 mod ring;
 mod setup;
 pub mod show;
+mod state;
 
 pub use error::{Damage, Error};
 pub use file::{JournalFile, create_private};
@@ -33,6 +35,7 @@ pub use recorder::{RecordedScheduler, Recorder};
 pub use replay::{Divergence, Ending, Life, Phase, Replay, Span, Step, replay};
 pub use ring::Ring;
 pub use setup::{Setup, TokenRecord};
+pub use state::State;
 
 #[cfg(test)]
 mod tests;

@@ -60,8 +60,12 @@ pub enum Record {
         /// What the requests to blame were told.
         message: String,
     },
-    /// Earlier records were dropped to make room. First in what a ring that is full gives.
-    BeginningLost,
+    /// Earlier records were dropped to make room, and what the scheduler knew after them is not known. First in what a
+    /// ring gives to which that happened.
+    BeginningLost {
+        /// Why.
+        why: String,
+    },
     /// Nothing more was recorded, since the journal had reached its limit.
     Full,
     /// Recording ended because the scheduler did: nothing is missing. Last in a file that is whole.
@@ -115,7 +119,7 @@ impl PlanMark {
             out.flag(*sample);
             out.flag(*gives_way);
             out.list(block_tables.iter(), |out, table| {
-                out.list(table.iter(), |out, block| out.word(block.0));
+                out.words(table.iter().map(|block| block.0));
             });
         });
         Self {
@@ -127,6 +131,19 @@ impl PlanMark {
 }
 
 impl Record {
+    /// When it happened, if it happened to the scheduler.
+    pub(crate) fn now(&self) -> Option<Duration> {
+        match self {
+            Self::Submit { now, .. }
+            | Self::Abort { now, .. }
+            | Self::EndAll { now, .. }
+            | Self::Plan { now, .. }
+            | Self::Commit { now, .. }
+            | Self::Requeue { now, .. } => Some(*now),
+            Self::BeginningLost { .. } | Self::Full | Self::End => None,
+        }
+    }
+
     pub(crate) fn encode(&self, out: &mut Output) {
         match self {
             Self::Submit { now, request, accepted } => {
@@ -166,7 +183,10 @@ impl Record {
                 out.time(*now);
                 out.text(message);
             }
-            Self::BeginningLost => out.0.push(b'L'),
+            Self::BeginningLost { why } => {
+                out.0.push(b'L');
+                out.text(why);
+            }
             Self::Full => out.0.push(b'F'),
             Self::End => out.0.push(b'Z'),
         }
@@ -201,7 +221,7 @@ impl Record {
                 Self::Commit { now, events, outcome: decode_outcome(input)? }
             }
             b'R' => Self::Requeue { now: input.time()?, message: input.text()? },
-            b'L' => Self::BeginningLost,
+            b'L' => Self::BeginningLost { why: input.text()? },
             b'F' => Self::Full,
             b'Z' => Self::End,
             other => return Err(format!("there is no kind `{}`", other.escape_ascii())),
@@ -214,7 +234,7 @@ impl Record {
 fn encode_request(request: &Request, out: &mut Output) {
     let Request { id, prompt, sampling, tokens_max, service } = request;
     out.number(id.0);
-    out.list(prompt.iter(), |out, token| out.word(*token));
+    out.words(prompt.iter().copied());
     out.list(sampling.stop_token_ids.iter(), |out, token| out.number(*token));
     out.flag(sampling.prompt_logprobs.is_some());
     out.number(*tokens_max);

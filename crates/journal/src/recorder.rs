@@ -1,12 +1,6 @@
 //! A scheduler that writes down what it is told.
 
-use std::{
-    io,
-    ops::Deref,
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{io, ops::Deref, path::Path, sync::Arc, time::Duration};
 
 use scheduler::{Error, Explanation, Scheduler, Settings};
 use types::{
@@ -19,6 +13,7 @@ use crate::{
     encoding::{Output, framed},
     hiding::Hider,
     record::{PlanMark, Record},
+    ring::RingWriter,
     setup::{Setup, TokenRecord},
 };
 
@@ -27,7 +22,7 @@ use crate::{
 pub struct Recorder {
     setup: Setup,
     hider: Option<Hider>,
-    ring: Option<Arc<Mutex<Ring>>>,
+    ring: Option<RingWriter>,
     file: Option<JournalFile>,
     scratch: Output,
 }
@@ -54,14 +49,15 @@ impl Recorder {
         Self { setup, hider, ring: None, file: None, scratch: Output::default() }
     }
 
-    /// Keeps the newest `bytes_max` bytes in memory, from now on.
-    pub fn keep_in_memory(&mut self, bytes_max: usize) {
-        self.ring = Some(Arc::new(Mutex::new(Ring::new(&self.setup, bytes_max))));
+    /// Keeps the newest `bytes_max` bytes in memory, from the start on. An error if there can be no thread for it.
+    pub fn keep_in_memory(&mut self, bytes_max: usize) -> io::Result<()> {
+        self.ring = Some(RingWriter::start(&self.setup, bytes_max)?);
+        Ok(())
     }
 
     /// What is kept in memory, if anything is.
-    pub fn memory(&self) -> Option<Arc<Mutex<Ring>>> {
-        self.ring.clone()
+    pub fn memory(&self) -> Option<Arc<Ring>> {
+        self.ring.as_ref().map(|writer| writer.ring().clone())
     }
 
     /// Writes to a file, from now on, at most about `bytes_max` bytes.
@@ -75,7 +71,7 @@ impl Recorder {
         record.encode(&mut self.scratch);
         let frame = framed(&self.scratch.0);
         if let Some(ring) = &self.ring {
-            ring.lock().unwrap_or_else(PoisonError::into_inner).push(&frame);
+            ring.push(&frame);
         }
         if let Some(file) = &mut self.file {
             file.push(&frame);

@@ -5,13 +5,13 @@ use std::{
     time::Duration,
 };
 
-use scheduler::{Explanation, Scheduler};
-use types::{Fault, FaultKind, FinishReason, Request, RequestEvent, RequestId, StepId, StepPlan};
+use scheduler::Explanation;
+use types::{FinishReason, Request, RequestEvent, RequestId, StepId, StepPlan};
 
 use crate::{
     Error, Journal,
-    encoding::Output,
-    record::{PlanMark, Record},
+    follower::{Decision, Difference, Follower},
+    record::Record,
     setup::Setup,
 };
 
@@ -20,6 +20,8 @@ use crate::{
 pub struct Replay {
     /// What the scheduler was made of.
     pub setup: Setup,
+    /// The time of the last call before the journal begins, where that is not the start.
+    pub begins: Option<Duration>,
     /// The steps, in order; the last may not have ended.
     pub steps: Vec<Step>,
     /// What became of each request.
@@ -64,17 +66,19 @@ pub struct Step {
 pub struct Life {
     /// When it came.
     pub arrived: Duration,
+    /// It came before the journal begins: what became of it until then is not known, but for the numbers here.
+    pub came_before: bool,
     /// Tokens of its prompt.
     pub prompt_tokens: u32,
     /// Of those, cached when it started.
     pub cached_tokens: u32,
     /// Tokens it got.
     pub tokens: u32,
-    /// When the first of them came.
+    /// When the first of them came, if the journal has it.
     pub first_token: Option<Duration>,
     /// How often it lost its slot.
     pub preemptions: u32,
-    /// What it did, without gaps.
+    /// What it did, without gaps, from its arrival or the journal's beginning on.
     pub spans: Vec<Span>,
     /// When it ended, and how.
     pub ended: Option<(Duration, Ending)>,
@@ -128,13 +132,14 @@ pub struct Divergence {
 
 /// Makes all decisions of a journal again, up to the first that differs. With `lines`, each step has its plan as text.
 pub fn replay(journal: &Journal, lines: bool) -> Result<Replay, Error> {
-    if journal.records.first() == Some(&Record::BeginningLost) {
-        return Err(Error::BeginningLost { records: journal.records.len() - 1 });
+    if let Some(Record::BeginningLost { why }) = journal.records.first() {
+        let (why, records) = (why.clone(), journal.records.len() - 1);
+        return Err(Error::BeginningLost { why, records });
     }
-    let setup = journal.setup.clone();
-    let scheduler = Scheduler::new(&setup.info_of_record(), setup.settings.clone())?;
+    let follower = Follower::new(&journal.setup, journal.state.as_ref())?;
     let replay = Replay {
-        setup,
+        setup: journal.setup.clone(),
+        begins: journal.state.as_ref().map(|state| state.now),
         steps: Vec::new(),
         requests: BTreeMap::new(),
         losses: Vec::new(),
@@ -143,14 +148,8 @@ pub fn replay(journal: &Journal, lines: bool) -> Result<Replay, Error> {
         is_full: false,
         is_whole: false,
     };
-    let mut run = Run {
-        scheduler,
-        replay,
-        lines,
-        scratch: Output::default(),
-        now: Duration::ZERO,
-        running: BTreeSet::new(),
-    };
+    let mut run = Run { follower, replay, lines, running: BTreeSet::new() };
+    run.find_requests();
     for (index, record) in journal.records.iter().enumerate() {
         if let Err(difference) = run.apply(record) {
             let Difference { recorded, replayed } = difference;
@@ -162,35 +161,45 @@ pub fn replay(journal: &Journal, lines: bool) -> Result<Replay, Error> {
 }
 
 struct Run {
-    scheduler: Scheduler,
+    follower: Follower,
     replay: Replay,
     lines: bool,
-    scratch: Output,
-    now: Duration,
     /// Requests that had a slot after the last plan.
     running: BTreeSet<RequestId>,
 }
 
-struct Difference {
-    recorded: String,
-    replayed: String,
-}
-
-fn same<T: PartialEq>(
-    recorded: &T,
-    replayed: &T,
-    shown: impl Fn(&T) -> String,
-) -> Result<(), Difference> {
-    if recorded == replayed {
-        return Ok(());
-    }
-    Err(Difference { recorded: shown(recorded), replayed: shown(replayed) })
-}
-
 impl Run {
+    /// Takes down the requests that were there before the journal begins.
+    fn find_requests(&mut self) {
+        let now = self.follower.now();
+        for known in self.follower.scheduler().explain(now) {
+            let phase = match known.phase {
+                scheduler::Phase::Waiting | scheduler::Phase::Ended => Phase::Waits,
+                scheduler::Phase::Running if known.generated_tokens == 0 => Phase::Prompt,
+                scheduler::Phase::Running => Phase::Tokens,
+            };
+            if phase != Phase::Waits {
+                self.running.insert(known.id);
+            }
+            let life = Life {
+                arrived: known.arrived,
+                came_before: true,
+                prompt_tokens: known.prompt_tokens,
+                cached_tokens: known.prefix.hit_tokens,
+                tokens: known.generated_tokens,
+                first_token: None,
+                preemptions: known.preemptions,
+                spans: vec![Span { phase, from: now }],
+                ended: None,
+                explanation: None,
+            };
+            self.replay.requests.insert(known.id, life);
+        }
+    }
+
     fn apply(&mut self, record: &Record) -> Result<(), Difference> {
         let result = self.tell(record);
-        for explanation in self.scheduler.take_ended() {
+        for explanation in self.follower.take_ended() {
             if let Some(life) = self.replay.requests.get_mut(&explanation.id) {
                 life.explanation = Some(explanation);
             }
@@ -199,82 +208,51 @@ impl Run {
     }
 
     fn tell(&mut self, record: &Record) -> Result<(), Difference> {
-        match record {
-            Record::Submit { now, request, accepted } => {
-                self.now = self.now.max(*now);
-                return self.submit(request, *now, *accepted);
+        if let Record::Submit { request: Request { id, .. }, accepted: true, .. } = record
+            && self.replay.requests.contains_key(id)
+        {
+            let recorded = format!("{id} is let in");
+            return Err(Difference { recorded, replayed: format!("{id} was here before") });
+        }
+        match (self.follower.tell(record)?, record) {
+            (Decision::Plan(plan), _) => {
+                if let Some(plan) = plan {
+                    self.planned(&plan);
+                }
             }
-            Record::Abort { now, id, found } => {
-                self.now = *now;
-                let really = self.scheduler.abort(*id, *now);
-                self.end(*id, Ending::Aborted);
-                same(found, &really, |found| {
-                    format!(
-                        "{id} was {} when it was given up",
-                        if *found { "there" } else { "gone" }
-                    )
-                })?;
-            }
-            Record::EndAll { now, message } => {
-                self.now = *now;
-                let events = self.scheduler.end_all(&fault(message), *now);
-                self.take(&events);
-            }
-            Record::Plan { now, mark } => {
-                self.now = *now;
-                return self.plan(*now, *mark);
-            }
-            Record::Commit { now, outcome, events } => {
-                self.now = *now;
-                let step = outcome.id;
-                let result = self.scheduler.commit(outcome.clone(), *now);
-                let count = result.as_ref().ok().map(|events| events.len() as u32);
-                same(events, &count, |count| match count {
-                    Some(count) => format!("{count} events come of {step}"),
-                    None => format!("the outcome of {step} is refused"),
-                })?;
-                if let Some(step) = self.replay.steps.iter_mut().rev().find(|s| s.id == step) {
+            (Decision::Events(events), record) => {
+                if let Record::Commit { now, outcome, .. } = record
+                    && let Some(step) =
+                        self.replay.steps.iter_mut().rev().find(|step| step.id == outcome.id)
+                {
                     step.ended = Some(*now);
                 }
-                self.take(&result.unwrap_or_default());
-            }
-            Record::Requeue { now, message } => {
-                self.now = *now;
-                self.replay.losses.push(*now);
-                let events = self.scheduler.requeue_all(&fault(message), *now);
                 self.take(&events);
-                for id in std::mem::take(&mut self.running) {
-                    self.enter(id, Phase::Waits);
+                if let Record::Requeue { now, .. } = record {
+                    self.replay.losses.push(*now);
+                    for id in std::mem::take(&mut self.running) {
+                        self.enter(id, Phase::Waits);
+                    }
                 }
             }
-            Record::Full => self.replay.is_full = true,
-            Record::End => self.replay.is_whole = true,
-            Record::BeginningLost => {}
+            (Decision::Nothing, Record::Submit { accepted: false, .. }) => {
+                self.replay.refused += 1;
+            }
+            (Decision::Nothing, Record::Submit { now, request, .. }) => {
+                self.submitted(request, *now)
+            }
+            (Decision::Nothing, Record::Abort { id, .. }) => self.end(*id, Ending::Aborted),
+            (Decision::Nothing, Record::Full) => self.replay.is_full = true,
+            (Decision::Nothing, Record::End) => self.replay.is_whole = true,
+            (Decision::Nothing, _) => {}
         }
         Ok(())
     }
 
-    fn submit(
-        &mut self,
-        request: &Request,
-        now: Duration,
-        accepted: bool,
-    ) -> Result<(), Difference> {
-        if !accepted {
-            self.replay.refused += 1;
-            return Ok(());
-        }
-        let id = request.id;
-        if self.replay.requests.contains_key(&id) {
-            let recorded = format!("{id} is let in");
-            return Err(Difference { recorded, replayed: format!("{id} was here before") });
-        }
-        if let Err(error) = self.scheduler.submit(request.clone(), now) {
-            let recorded = format!("{id} is let in");
-            return Err(Difference { recorded, replayed: format!("{id} is refused: {error}") });
-        }
+    fn submitted(&mut self, request: &Request, now: Duration) {
         let life = Life {
             arrived: now,
+            came_before: false,
             prompt_tokens: request.prompt.len() as u32,
             cached_tokens: 0,
             tokens: 0,
@@ -284,42 +262,20 @@ impl Run {
             ended: None,
             explanation: None,
         };
-        self.replay.requests.insert(id, life);
-        Ok(())
+        self.replay.requests.insert(request.id, life);
     }
 
-    fn plan(&mut self, now: Duration, recorded: Option<PlanMark>) -> Result<(), Difference> {
-        let plan = self.scheduler.plan(now);
-        let mark = plan.as_ref().map(|plan| PlanMark::of(plan, &mut self.scratch));
-        if recorded != mark {
-            let shown = |mark: Option<PlanMark>| match mark {
-                Some(PlanMark { digest, items, positions }) => {
-                    format!("a plan of {items} items, {positions} positions, digest {digest:08x}")
-                }
-                None => "no plan".to_owned(),
-            };
-            let mut replayed = shown(mark);
-            if let Some(plan) = &plan {
-                replayed.push_str(&format!("\n{plan}"));
-            }
-            return Err(Difference { recorded: shown(recorded), replayed });
-        }
-        if let Some(plan) = plan {
-            self.planned(&plan, now);
-        }
-        Ok(())
-    }
-
-    fn planned(&mut self, plan: &StepPlan, now: Duration) {
+    fn planned(&mut self, plan: &StepPlan) {
+        let scheduler = self.follower.scheduler();
         let mut step = Step {
             id: plan.id,
-            planned: now,
+            planned: self.follower.now(),
             ended: None,
             prompt_positions: 0,
             token_positions: 0,
-            blocks_used: self.scheduler.kv_blocks().0,
-            running: self.scheduler.running(),
-            waiting: self.scheduler.waiting(),
+            blocks_used: scheduler.kv_blocks().0,
+            running: scheduler.running(),
+            waiting: scheduler.waiting(),
             line: self.lines.then(|| plan.to_string()),
         };
         let mut running = Vec::with_capacity(plan.items.len());
@@ -331,7 +287,7 @@ impl Run {
                 Phase::Tokens => step.token_positions += count,
                 _ => step.prompt_positions += count,
             }
-            let id = self.scheduler.request_in(item.slot);
+            let id = scheduler.request_in(item.slot);
             running.extend(id.map(|id| (id, phase)));
         }
         self.replay.steps.push(step);
@@ -340,7 +296,7 @@ impl Run {
             self.running.insert(id);
         }
         // Those that ran and have no slot any more were preempted.
-        let has_lost = |id: &RequestId| !self.scheduler.has_slot(*id);
+        let has_lost = |id: &RequestId| !self.follower.scheduler().has_slot(*id);
         for id in self.running.iter().copied().filter(has_lost).collect::<Vec<_>>() {
             self.running.remove(&id);
             self.enter(id, Phase::Waits);
@@ -351,13 +307,15 @@ impl Run {
     }
 
     fn enter(&mut self, id: RequestId, phase: Phase) {
+        let now = self.follower.now();
         let Some(life) = self.replay.requests.get_mut(&id) else { return };
         if life.ended.is_none() && life.spans.last().is_none_or(|span| span.phase != phase) {
-            life.spans.push(Span { phase, from: self.now });
+            life.spans.push(Span { phase, from: now });
         }
     }
 
     fn take(&mut self, events: &[(RequestId, RequestEvent)]) {
+        let now = self.follower.now();
         for (id, event) in events {
             let Some(life) = self.replay.requests.get_mut(id) else { continue };
             match event {
@@ -365,7 +323,9 @@ impl Run {
                 RequestEvent::PromptLogprobs(_) => {}
                 RequestEvent::Token { .. } => {
                     life.tokens += 1;
-                    life.first_token.get_or_insert(self.now);
+                    if life.tokens == 1 {
+                        life.first_token = Some(now);
+                    }
                 }
                 RequestEvent::Finished { reason: FinishReason::Length, .. } => {
                     self.end(*id, Ending::Length);
@@ -377,13 +337,10 @@ impl Run {
     }
 
     fn end(&mut self, id: RequestId, ending: Ending) {
+        let now = self.follower.now();
         self.running.remove(&id);
         if let Some(life) = self.replay.requests.get_mut(&id) {
-            life.ended.get_or_insert((self.now, ending));
+            life.ended.get_or_insert((now, ending));
         }
     }
-}
-
-fn fault(message: &str) -> Fault {
-    Fault::new(FaultKind::Internal, message)
 }

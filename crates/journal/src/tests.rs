@@ -1,16 +1,19 @@
 //! Random schedules, recorded and replayed; journals that are cut, flipped and altered.
 
+mod load;
+mod ring;
+
 use std::{os::unix::fs::PermissionsExt, time::Duration};
 
 use scheduler::{
-    Explanation, PolicyKind, Scheduler, Settings,
+    Explanation, Scheduler, Settings,
     testing::{FakeModel, REPETITIVE, expected_output},
 };
 use types::{
-    CacheContent, CacheGroup, ExecutorInfo, Fault, Request, RequestId, SamplingParams, Service,
-    StepPlan, TokenId,
+    CacheContent, CacheGroup, ExecutorInfo, Request, RequestId, SamplingParams, Service, TokenId,
 };
 
+use self::load::{Load, Numbers, STOP};
 use crate::{
     Damage, Ending, Error, Journal, Phase, RecordedScheduler, Recorder, Replay, TokenRecord,
     encoding::{Output, framed},
@@ -21,108 +24,11 @@ use crate::{
 };
 
 const VOCAB_SIZE: u32 = 500;
-const STOP: u32 = 7;
 
-/// Numbers from a seed.
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % end
-    }
-}
-
-/// A run with arrivals, shared beginnings, second turns, aborts, preemptions and lost executors. The journal as bytes,
-/// how many were preempted, and where the time of those that ended went.
+/// A journal as bytes, how many were preempted in it, and where the time of those that ended went.
 fn run(seed: u64, tokens: TokenRecord) -> (Vec<u8>, u64, Vec<Explanation>) {
-    let mut numbers = Numbers(seed);
-    let has_states = seed % 5 == 3;
-    let mut cache_groups = vec![CacheGroup {
-        blocks: 24,
-        block_tokens: 4,
-        blocks_kept: 16,
-        host_blocks: if has_states { 0 } else { 12 },
-        content: CacheContent::Everything,
-    }];
-    if has_states {
-        let content = CacheContent::State(8);
-        cache_groups.push(CacheGroup { content, ..CacheGroup::new(20, 4) });
-    }
-    let info = ExecutorInfo {
-        cache_groups,
-        step_tokens_max: 32,
-        slots_max: 6,
-        context_max: 90,
-        vocab_size: VOCAB_SIZE,
-        steps_in_flight_max: 1 + (seed % 2) as u32,
-        draft_tokens_max: 6,
-    };
-    let policies = PolicyKind::NAMES;
-    let settings = Settings {
-        waiting_max: 8,
-        kv_growth_percent: 0,
-        policy: policies[seed as usize % policies.len()].1,
-        tenant_weights: [("tenant 1".into(), 3)].into(),
-        token_latency_target: Some(Duration::from_millis(10)),
-        draft_tokens_max: if seed.is_multiple_of(4) { 5 } else { 0 },
-        ..Settings::default()
-    };
-    let mut recorder = Recorder::new(&info, &settings, tokens);
-    recorder.keep_in_memory(64 << 20);
-    let ring = recorder.memory().unwrap();
-    let scheduler = Scheduler::new(&info, settings).unwrap();
-    let mut scheduler = RecordedScheduler::new(scheduler, &info, Some(recorder));
-    let mut model = FakeModel::new(info.clone());
-    let mut under_way: Vec<StepPlan> = Vec::new();
-    let (mut now, mut next, mut ended) = (Duration::ZERO, 0, Vec::new());
-    for round in 0..600 {
-        if round < 500 && numbers.below(3) == 0 {
-            let family = numbers.below(3) as u32;
-            let request = Request {
-                id: RequestId(next),
-                prompt: (0..4 + numbers.below(30) as u32)
-                    .map(|at| 100 + family * 50 + at)
-                    .collect(),
-                sampling: SamplingParams {
-                    seed: numbers.below(1000) | if next % 2 == 0 { REPETITIVE } else { 0 },
-                    stop_token_ids: vec![STOP, 8, 9],
-                    prompt_logprobs: (numbers.below(5) == 0).then_some(1),
-                    ..SamplingParams::default()
-                },
-                tokens_max: 1 + numbers.below(40) as u32,
-                service: Service {
-                    tenant: format!("tenant {}", numbers.below(3)).into(),
-                    priority: numbers.below(2) as i32 - 1,
-                    due: (numbers.below(2) == 0).then(|| Duration::from_millis(90)),
-                    cache_salt: if numbers.below(4) == 0 { "salt".into() } else { "".into() },
-                },
-            };
-            let _refused = scheduler.submit(request, now);
-            next += 1;
-        }
-        if next > 0 && numbers.below(12) == 0 {
-            scheduler.abort(RequestId(next - 1 - numbers.below(next.min(6))), now);
-        }
-        if numbers.below(150) == 0 {
-            under_way.clear();
-            scheduler.requeue_all(&Fault::internal("lost"), now);
-            model = FakeModel::new(info.clone());
-        }
-        while let Some(plan) = scheduler.plan(now) {
-            under_way.push(plan);
-        }
-        now += Duration::from_nanos(900_001 + numbers.below(3_000_000));
-        if !under_way.is_empty() {
-            let outcome = model.run(&under_way.remove(0));
-            scheduler.commit(outcome, now).unwrap();
-        }
-        ended.extend(scheduler.take_ended());
-    }
-    let preemptions = scheduler.counters().preemptions;
-    let bytes = ring.lock().unwrap().snapshot();
-    (bytes, preemptions, ended)
+    let ran = Load::new(seed, tokens).run();
+    (ran.ring.snapshot(), ran.counters.preemptions, ran.ended)
 }
 
 fn replayed(bytes: &[u8]) -> Replay {
@@ -182,7 +88,7 @@ fn tokens_drawn_after_a_stop_token_that_was_guessed_are_nobodys() {
     let sampling = SamplingParams { stop_token_ids: vec![prompt[3]], ..sampling };
     for tokens in [TokenRecord::Hashes, TokenRecord::Ids] {
         let mut recorder = Recorder::new(&info, &settings, tokens);
-        recorder.keep_in_memory(1 << 20);
+        recorder.keep_in_memory(1 << 20).unwrap();
         let ring = recorder.memory().unwrap();
         let scheduler = Scheduler::new(&info, settings.clone()).unwrap();
         let mut scheduler = RecordedScheduler::new(scheduler, &info, Some(recorder));
@@ -204,7 +110,7 @@ fn tokens_drawn_after_a_stop_token_that_was_guessed_are_nobodys() {
             scheduler.commit(outcome, now).unwrap();
         }
         assert!(is_drawn_in_vain);
-        let replay = replayed(&ring.lock().unwrap().snapshot());
+        let replay = replayed(&ring.snapshot());
         assert_eq!(replay.divergence, None, "{tokens:?}");
         assert_eq!(replay.requests[&RequestId(1)].ended.unwrap().1, Ending::Stop);
     }
@@ -363,30 +269,6 @@ fn small() -> ExecutorInfo {
         steps_in_flight_max: 1,
         draft_tokens_max: 0,
     }
-}
-
-#[test]
-fn a_ring_that_is_full_says_that_its_beginning_is_lost() {
-    let info = small();
-    let mut recorder = Recorder::new(&info, &Settings::default(), TokenRecord::Ids);
-    recorder.keep_in_memory(100);
-    let ring = recorder.memory().unwrap();
-    let scheduler = Scheduler::new(&info, Settings::default()).unwrap();
-    let mut scheduler = RecordedScheduler::new(scheduler, &info, Some(recorder));
-    for id in 0..100 {
-        scheduler.abort(RequestId(id), Duration::ZERO);
-    }
-    let journal = Journal::read(&ring.lock().unwrap().snapshot()).unwrap();
-    assert_eq!(journal.records[0], Record::BeginningLost);
-    assert_eq!(
-        journal.records.last(),
-        Some(&Record::Abort { now: Duration::ZERO, id: RequestId(99), found: false })
-    );
-    let listing = show::listing(&journal);
-    assert!(listing.contains("the beginning is lost"), "{listing}");
-    assert!(listing.contains("r99 was given up, and had ended"), "{listing}");
-    let error = replay(&journal, false).unwrap_err();
-    assert!(matches!(error, Error::BeginningLost { records } if records < 20), "{error}");
 }
 
 #[test]

@@ -9,12 +9,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use types::{BlockCopy, BlockId, CopyDirection, HostSlot, planted, planted::Planted};
 
 use crate::prefix::NodeId;
 
 /// The places for blocks' contents in the host's memory, of one cache group.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct HostTier {
     slots: u32,
     free: Vec<HostSlot>,

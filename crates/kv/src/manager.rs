@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use types::{
     BlockCopy, BlockId, CacheContent, CacheGroup, StateCopy, TokenId, planted, planted::Planted,
 };
@@ -76,7 +77,7 @@ pub struct Found {
 }
 
 /// Why no more of a sequence was found in the cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Miss {
     /// Nothing is to be found at all.
     Off,
@@ -97,7 +98,7 @@ pub enum Miss {
 }
 
 /// The KV cache of one executor.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct KvManager {
     pub(crate) pools: Vec<BlockPool>,
     /// A hit is a multiple of this many positions, so that it ends with a block in every group.

@@ -1,5 +1,6 @@
 //! The blocks of one cache group.
 
+use serde::{Deserialize, Serialize};
 use types::{BlockId, CacheGroup, planted, planted::Planted};
 
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
 /// The blocks of one cache group: empty ones in a list, held ones with the number of their holders, those that nobody
 /// holds but that can still be found by the tokens in them, and fresh ones. What made room may still be found in the
 /// host's memory.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct BlockPool {
     group: CacheGroup,
     holders: Vec<u32>,

@@ -20,6 +20,7 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
 use types::{BlockCopy, BlockId, CacheContent, CacheGroup, HostSlot, TokenId};
 
 use crate::host::HostTier;
@@ -33,7 +34,7 @@ const CHAIN_START: u64 = 0x243f_6a88_85a3_08d3;
 
 /// Hashes of a sequence's whole blocks, each over all tokens up to the end of its block and the salt: what the sequence
 /// is found by. It grows with the sequence. From [`KvManager::key`](crate::KvManager::key).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PrefixKey {
     pub(crate) salt: Arc<str>,
     salt_hash: u64,
@@ -70,11 +71,11 @@ fn mix(hash: u64, value: u64) -> u64 {
 }
 
 /// A block's worth of tokens behind others that can be found. It stays the same when the content moves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NodeId(u32);
 
 /// What of one group can be found.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct PrefixIndex {
     block_tokens: usize,
     /// What stands behind a content may be known when it is not.
@@ -97,7 +98,7 @@ pub(crate) struct PrefixIndex {
 }
 
 /// Hashes of what was forgotten last, as many as can be remembered. To explain misses.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Evicted {
     hashes: BTreeSet<u64>,
     in_order: VecDeque<u64>,
@@ -116,7 +117,7 @@ impl Evicted {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Node {
     hash: u64,
     content: u64,
@@ -138,7 +139,7 @@ impl Node {
 }
 
 /// Where a content is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Place {
     Device(BlockId),
     Host(HostSlot),
@@ -147,7 +148,7 @@ enum Place {
 }
 
 /// What stands before a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Before {
     /// Nothing: it is the first of sequences with this salt.
     Salt(Arc<str>),

@@ -11,6 +11,7 @@
 
 use std::{collections::VecDeque, ops::Range};
 
+use serde::{Deserialize, Serialize};
 use types::{BlockId, StateCopy, TokenId, planted, planted::Planted};
 
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
 };
 
 /// What a request holds of a group of states besides its own block.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Checkpoints {
     /// The state that its next positions begin with, where that is to be copied to its own block first.
     pub(crate) begin: Option<BlockId>,

@@ -1,5 +1,6 @@
 //! Which blocks hold the positions of one request.
 
+use serde::{Deserialize, Serialize};
 use types::BlockId;
 
 use crate::state::Checkpoints;
@@ -8,8 +9,8 @@ use crate::state::Checkpoints;
 /// change.
 ///
 /// It can neither be copied nor emptied outside of this crate, so that a block has exactly the holders that its pool
-/// counts.
-#[derive(Debug, Default)]
+/// counts; but both can be serialized together.
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct BlockTable {
     pub(crate) blocks: Vec<BlockId>,
     /// The first so many were given back.
@@ -39,7 +40,7 @@ impl BlockTable {
 
 /// The block tables of one request, one per cache group. To be given back with
 /// [`KvManager::release`](crate::KvManager::release).
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 #[must_use = "blocks are lost unless the tables are released"]
 pub struct BlockTables {
     pub(crate) groups: Vec<BlockTable>,

@@ -13,7 +13,7 @@ mod rank;
 mod service;
 mod waiting;
 
-pub use policies::{Arrival, Policy, PolicyKind};
+pub use policies::{ActivePolicy, Arrival, Policy, PolicyKind};
 pub use rank::{Place, Rank};
 pub use service::{QueueState, ServiceMeter, ServiceRate};
 pub use waiting::{QueueFull, Ticket, WaitingQueue};

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// The measurement forgets what is older than two of these.
 const WINDOW: Duration = Duration::from_secs(10);
 
@@ -12,7 +14,7 @@ const SERVED_MIN: u64 = 8;
 const UNMEASURED_WAIT: Duration = Duration::from_secs(1);
 
 /// Requests that left a queue, and how long the queue was not empty meanwhile.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceRate {
     /// Requests that left to be served.
     pub served: u64,
@@ -37,7 +39,7 @@ impl ServiceRate {
 }
 
 /// What a queue was like since the last look at it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum QueueState {
     /// Nobody waited.
     #[default]
@@ -51,7 +53,7 @@ pub enum QueueState {
 /// Measures a [`ServiceRate`] over the recent past. Idle time does not count: an empty queue says nothing about speed.
 /// Nor does the time in which places are filled that were free, as soon as it is known how fast they become free:
 /// who waits for long waits for that.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ServiceMeter {
     current: Window,
     previous: Window,
@@ -59,7 +61,7 @@ pub struct ServiceMeter {
     state: QueueState,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Window {
     filling: ServiceRate,
     full: ServiceRate,

@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use types::{Fault, FaultKind, RequestId, planted, planted::Planted};
 
 use crate::{Place, Rank, ServiceRate};
 
 /// What a queue knows of a request, from its arrival to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ticket {
     /// Whose ticket.
     pub id: RequestId,
@@ -37,7 +38,7 @@ impl From<QueueFull> for Fault {
 }
 
 /// Waiting requests with what belongs to each, in order of rank. Every operation takes logarithmic time.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WaitingQueue<T> {
     limit: usize,
     entries: BTreeMap<Rank, (Ticket, T)>,

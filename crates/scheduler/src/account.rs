@@ -7,6 +7,7 @@
 
 use std::{ops::Range, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use types::RequestId;
 
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
 };
 
 /// What the queue waits for, over time.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct QueueClock {
     cause: Cause,
     since: Duration,
@@ -43,7 +44,7 @@ impl QueueClock {
 }
 
 /// The account of one request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Account {
     arrived: Duration,
     /// Up to when the times below are complete.
@@ -64,7 +65,7 @@ pub(crate) struct Account {
 }
 
 /// What a request waits for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum Waits {
     /// This, and no other request needs to.
     Alone(Cause),

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use types::TokenId;
 
 /// An end of the text that is shorter says nothing about what comes next.
@@ -21,7 +22,7 @@ const RIGHT_AT_FIRST: f64 = 0.5;
 const RIGHT_KEPT: f64 = 0.8;
 
 /// The text of one request, and how well it is guessed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Drafter {
     tokens: Vec<TokenId>,
     states: Vec<State>,
@@ -35,7 +36,7 @@ pub(crate) struct Drafter {
 }
 
 /// Ends of the text that stand in the same places.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct State {
     /// Tokens of the longest of them.
     len: u32,

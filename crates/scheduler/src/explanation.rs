@@ -3,13 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use kv::Miss;
+use serde::{Deserialize, Serialize};
 use types::RequestId;
 
 /// Preemptions that are told one by one; more are counted.
 pub(crate) const PREEMPTIONS_LISTED_MAX: usize = 8;
 
 /// What a request's time goes to. Every moment from its arrival to its end goes to exactly one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Cause {
     /// A step was under way when it arrived or got its slot.
     Step,
@@ -56,7 +57,7 @@ impl Cause {
 }
 
 /// Time by cause.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Times([Duration; Cause::NAMES.len()]);
 
 impl Times {
@@ -82,7 +83,7 @@ impl Times {
 }
 
 /// What a request found in the prefix cache when it first got a slot.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrefixUse {
     /// Tokens from its beginning that were there.
     pub hit_tokens: u32,
@@ -93,7 +94,7 @@ pub struct PrefixUse {
 }
 
 /// The steps in which a request took part.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Steps {
     /// Those that computed its prompt.
     pub prefill: u32,
@@ -117,7 +118,7 @@ impl Steps {
 }
 
 /// A time when a request lost its slot to others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Preemption {
     /// Who got the room; nobody in particular where it found no block for its own next token.
     pub by: Option<RequestId>,
@@ -128,7 +129,7 @@ pub struct Preemption {
 }
 
 /// Why a request is preempted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PreemptionReason {
     /// The KV cache had no block left for a token, and it was the last in order.
     Blocks,
@@ -137,7 +138,7 @@ pub enum PreemptionReason {
 }
 
 /// Where a request is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     /// In the queue.
     Waiting,
@@ -148,7 +149,7 @@ pub enum Phase {
 }
 
 /// Where a request's time went.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
     /// Whose.
     pub id: RequestId,

@@ -1,9 +1,10 @@
 //! What a request must keep to so that it can be served at all, decided before it enters.
 
+use serde::{Deserialize, Serialize};
 use types::{CacheGroup, ExecutorInfo, Fault, SamplingParams, TokenId};
 
 /// The limits of one request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Most tokens, prompt and output together, that the model can take.
     pub context_max: u32,

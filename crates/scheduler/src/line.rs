@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, mem, time::Duration};
 
 use queue::Ticket;
+use serde::{Deserialize, Serialize};
 use types::RequestId;
 
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
 };
 
 /// The waiting requests' side of the accounts.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Line {
     pub(crate) clock: QueueClock,
     /// Arrived since the last plan.

@@ -1,5 +1,7 @@
 //! How long answers are, as far as those that ended tell.
 
+use serde::{Deserialize, Serialize};
+
 /// Buckets for each doubling of the length.
 const BUCKETS_PER_DOUBLING: usize = 4;
 const BUCKETS: usize = 24 * BUCKETS_PER_DOUBLING;
@@ -9,18 +11,18 @@ pub(crate) const LENGTH_ASSUMED: u32 = 256;
 const WEIGHT_KEPT: f64 = 0.996;
 
 /// A histogram of the lengths of answers, the recent ones counting most.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct OutputLengths {
-    weights: [f64; BUCKETS],
-    sums: [f64; BUCKETS],
+    weights: Vec<f64>,
+    sums: Vec<f64>,
     /// By bucket, the mean length of the answers in it and in those after.
-    means: [f64; BUCKETS],
+    means: Vec<f64>,
 }
 
 impl OutputLengths {
     pub(crate) fn new() -> Self {
-        let mut lengths =
-            Self { weights: [0.0; BUCKETS], sums: [0.0; BUCKETS], means: [0.0; BUCKETS] };
+        let buckets = || vec![0.0; BUCKETS];
+        let mut lengths = Self { weights: buckets(), sums: buckets(), means: buckets() };
         lengths.observe(LENGTH_ASSUMED);
         lengths
     }

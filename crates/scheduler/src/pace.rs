@@ -7,6 +7,8 @@
 
 use std::{ops::Range, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 /// What the weight of a step is multiplied with when the next one ends: about the last two hundred count.
 const WEIGHT_KEPT: f64 = 0.995;
 /// Steps before the fit is believed.
@@ -36,7 +38,7 @@ const PARTS: usize = 4;
 type Load = [f64; PARTS];
 
 /// A model of the durations of steps.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Pace {
     target_s: Option<f64>,
     /// Seconds between requests that come, and when the last one came.
@@ -53,7 +55,7 @@ pub(crate) struct Pace {
 }
 
 /// Sums over steps of products of their loads, and of loads with durations.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Sums {
     squares: [Load; PARTS],
     products: Load,

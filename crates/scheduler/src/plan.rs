@@ -4,6 +4,7 @@ use std::{ops::Range, time::Duration};
 
 use kv::{Found, Miss};
 use queue::QueueState;
+use serde::{Deserialize, Serialize};
 use types::{
     CopyDirection, RequestId, SlotAdmission, SlotId, StepId, StepPlan, TokenId, WorkItem, planted,
     planted::Planted,
@@ -44,7 +45,7 @@ pub(crate) struct Draft {
 }
 
 /// A step under way, as `commit` needs to know it.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Flight {
     pub(crate) id: StepId,
     pub(crate) planned: Duration,
@@ -57,7 +58,7 @@ pub(crate) struct Flight {
 }
 
 /// One item of a step under way. The slot may have been emptied since, so the request is named as well.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct FlightItem {
     pub(crate) slot: SlotId,
     pub(crate) request: RequestId,

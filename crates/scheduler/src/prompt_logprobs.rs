@@ -2,11 +2,12 @@
 
 use std::mem;
 
+use serde::{Deserialize, Serialize};
 use types::TokenLogprobs;
 
 /// Log-probabilities of the prompt tokens after the first. They go out whole, once; a request that is computed again
 /// before that keeps what it has.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum PromptLogprobs {
     /// Not asked for, or out already.
     Done,

@@ -3,7 +3,8 @@
 use std::{collections::VecDeque, time::Duration};
 
 use kv::KvManager;
-use queue::{Arrival, Policy, ServiceMeter, ServiceRate, Ticket, WaitingQueue};
+use queue::{ActivePolicy, Arrival, ServiceMeter, ServiceRate, Ticket, WaitingQueue};
+use serde::{Deserialize, Serialize};
 use types::{
     ExecutorInfo, Fault, Request, RequestEvent, RequestId, Service, SlotId, StepId, planted,
     planted::Planted,
@@ -21,7 +22,9 @@ use crate::{
 };
 
 /// Decides what each step computes. One for each executor; see the crate's documentation.
-#[derive(Debug)]
+///
+/// Serialized, it is all that it knows: one that is read back decides the same from then on.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Scheduler {
     pub(crate) settings: Settings,
     pub(crate) limits: Limits,
@@ -34,7 +37,7 @@ pub struct Scheduler {
     pub(crate) next_step: StepId,
     /// When the last step ended.
     pub(crate) committed: Duration,
-    pub(crate) policy: Box<dyn Policy>,
+    pub(crate) policy: ActivePolicy,
     pub(crate) outputs: OutputLengths,
     pub(crate) pace: Pace,
     pub(crate) meter: ServiceMeter,
@@ -43,7 +46,7 @@ pub struct Scheduler {
 }
 
 /// Counts since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// Plans made.
     pub steps: u64,

@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use kv::{BlockTables, PrefixKey};
 use queue::Ticket;
+use serde::{Deserialize, Serialize};
 use types::{FinishReason, Request, SamplingParams, SlotAdmission, SlotId, TokenId, Usage};
 
 use crate::{account::Account, drafter::Drafter, prompt_logprobs::PromptLogprobs};
 
 /// What a request is, wherever it runs: from this it can always be computed again.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Sequence {
     /// The prompt, then what was generated.
     pub(crate) tokens: Vec<TokenId>,
@@ -113,7 +114,7 @@ pub(crate) fn cost(prompt_tokens: u32, generated_tokens: u32) -> u64 {
 pub(crate) const PARTS_KEPT_MIN: u32 = 3;
 
 /// A request with a slot.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Running {
     pub(crate) ticket: Ticket,
     pub(crate) sequence: Sequence,

@@ -3,12 +3,13 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use queue::PolicyKind;
+use serde::{Deserialize, Serialize};
 use types::{CacheGroup, ExecutorInfo};
 
 use crate::Error;
 
 /// Settings of the scheduler. The executor's own limits always hold as well.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// Most positions in one step, over all requests.
     pub step_tokens_max: u32,

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use queue::Rank;
+use serde::{Deserialize, Serialize};
 use types::{RequestId, SlotId, planted, planted::Planted};
 
 use crate::sequence::Running;
 
 /// The executor's slots and the requests in them, found by slot, by id and in order of rank.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Slots {
     slots: Vec<Option<Running>>,
     free: Vec<SlotId>,

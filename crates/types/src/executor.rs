@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Arrivals, Fault, StepOutcome, StepPlan};
 
 /// Runs plans. Built loaded and ready; its limits never change, so that memory is decided before the first request.
@@ -62,7 +64,7 @@ pub struct ExecutorInfo {
 }
 
 /// Layers that share their block accounting.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheGroup {
     /// Blocks in the pool; ids are `0..blocks`.
     pub blocks: u32,
@@ -79,7 +81,7 @@ pub struct CacheGroup {
 }
 
 /// What the blocks of a cache group hold of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CacheContent {
     /// Keys and values of all positions.
     Everything,

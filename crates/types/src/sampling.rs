@@ -1,5 +1,7 @@
 //! How a request's tokens are drawn from logits.
 
+use serde::{Deserialize, Serialize};
+
 use crate::TokenId;
 
 /// Sampling parameters of one request, already checked and resolved: a token is a pure function of the logits, these
@@ -7,7 +9,7 @@ use crate::TokenId;
 ///
 /// Order of application: logit bias, repetition, frequency and presence penalties, the ban on stop tokens before
 /// `tokens_min`, temperature, then top-k, typical, top-p and min-p.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SamplingParams {
     /// Divides the logits; 0 means greedy.
     pub temperature: f32,
@@ -69,7 +71,7 @@ impl SamplingParams {
 }
 
 /// Natural-log probabilities at one position, taken from the model's raw logits (before bias, penalties and cuts).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokenLogprobs {
     /// The token at this position.
     pub token: TokenId,

@@ -2,6 +2,8 @@
 
 use std::{fmt, ops::Range, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{BlockId, Fault, HostSlot, SamplingParams, SlotId, StepId, TokenId, TokenLogprobs};
 
 /// An immutable order for one step. There is no prefill and no decode: each item computes a range of positions.
@@ -27,7 +29,7 @@ pub struct StepPlan {
 }
 
 /// A block's content that is copied, all layers of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockCopy {
     /// The cache group of both.
     pub group: u32,
@@ -40,7 +42,7 @@ pub struct BlockCopy {
 }
 
 /// A state that is copied within the pool of its group, so that a request can go on from a checkpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateCopy {
     /// The cache group of both.
     pub group: u32,
@@ -51,7 +53,7 @@ pub struct StateCopy {
 }
 
 /// Which way a block's content is copied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CopyDirection {
     /// From the pool to the host's memory.
     ToHost,

@@ -28,7 +28,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 
 /// Crates without clocks, threads, randomness, input and output, and all they may use from elsewhere.
 const PURE: &[&str] = &["types", "queue", "kv", "scheduler"];
-const ALLOWED_IN_PURE: &[&str] = &["thiserror"];
+const ALLOWED_IN_PURE: &[&str] = &["serde", "thiserror"];
 
 /// Dependencies that a crate exists to hold, so that they can be exchanged in one place.
 const HELD_BY: &[(&str, &[&str])] = &[
@@ -43,8 +43,9 @@ const HELD_BY: &[(&str, &[&str])] = &[
     ("hf-hub", &["weights"]),
     ("cudarc", &["cuda"]),
     ("libloading", &["cuda"]),
-    // Wire messages and settings; nothing between them is serializable.
-    ("serde", &["front", "brigade"]),
+    // Wire messages and settings, and the state of the pure crates, which a journal may begin with.
+    ("serde", &["front", "brigade", "types", "queue", "kv", "scheduler"]),
+    ("postcard", &["journal"]),
 ];
 
 /// The program, which joins everybody and which nobody sees.

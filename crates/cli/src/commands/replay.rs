@@ -16,8 +16,9 @@ pub(super) fn command() -> Command {
     Command::new("replay")
         .about("Make the decisions of a journal again, compare them, and show them")
         .after_help(
-            "Journals come of `brigade serve --journal FILE`. Fails if a plan differs from the recorded one: another \
-             version of the program may decide differently.",
+            "Journals come of `brigade serve --journal FILE`, and of SIGUSR1 to a server: that one begins some time ago \
+             and not at the start. Fails if a plan differs from the recorded one: another version of the program may \
+             decide differently.",
         )
         .arg(
             Arg::new("JOURNAL")
@@ -49,7 +50,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<()> {
     }
     let replay = match replay(&journal, matches.get_flag("steps")) {
         Ok(replay) => replay,
-        Err(error @ Error::BeginningLost { .. }) => {
+        Err(error @ (Error::BeginningLost { .. } | Error::StateVersion { .. })) => {
             out.write_all(show::listing(&journal).as_bytes())?;
             return Err(error).with_context(|| path.display().to_string());
         }

@@ -89,17 +89,24 @@ fn greet(description: &str, name: &str, listener: &TcpListener) -> Result<()> {
 /// At each SIGUSR1, writes what the journal in memory holds to a file.
 async fn write_journals(mut wanted: Signal, engine: EngineHandle) {
     while wanted.recv().await.is_some() {
-        let Some(bytes) = engine.journal() else {
-            tracing::warn!("no journal is kept in memory");
-            continue;
-        };
-        let path = std::env::temp_dir().join(format!("brigade-{}.journal", std::process::id()));
-        // Megabytes at most, and rare.
-        let written = journal::create_private(&path).and_then(|mut file| file.write_all(&bytes));
-        match written {
-            Ok(()) => tracing::info!(path = %path.display(), "wrote the journal in memory"),
-            Err(error) => tracing::error!(path = %path.display(), %error, "writing the journal"),
+        let engine = engine.clone();
+        // Many megabytes, with the scheduler's state: nothing for a thread that serves.
+        if let Err(error) = tokio::task::spawn_blocking(move || write_journal(&engine)).await {
+            tracing::error!(%error, "writing the journal");
         }
+    }
+}
+
+fn write_journal(engine: &EngineHandle) {
+    let Some(bytes) = engine.journal() else {
+        tracing::warn!("no journal is kept in memory");
+        return;
+    };
+    let path = std::env::temp_dir().join(format!("brigade-{}.journal", std::process::id()));
+    let written = journal::create_private(&path).and_then(|mut file| file.write_all(&bytes));
+    match written {
+        Ok(()) => tracing::info!(path = %path.display(), "wrote the journal in memory"),
+        Err(error) => tracing::error!(path = %path.display(), %error, "writing the journal"),
     }
 }
 

@@ -281,7 +281,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "engine.journal_memory_bytes_max",
         "8MiB",
         Kind::Bytes(0),
-        "So much of the journal, the newest, is kept in memory whether there is a file or not; SIGUSR1 writes it to a file and logs where. 0 keeps none.",
+        "So much of the journal, the newest, is kept in memory whether there is a file or not, and beside it a second scheduler in the state in which the first was at its beginning; SIGUSR1 writes both to a file for `brigade replay` and logs where. 0 keeps none.",
     ),
     setting(
         "engine.journal_tokens",

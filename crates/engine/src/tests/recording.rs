@@ -80,6 +80,23 @@ fn an_engine_with_aborts_preemptions_and_crashes_is_replayed_block_by_block() {
 }
 
 #[test]
+fn what_is_left_in_memory_of_a_long_run_is_replayed_as_well() {
+    for (number, fake) in fakes().into_iter().enumerate() {
+        for tokens in [TokenRecord::Hashes, TokenRecord::Ids] {
+            let journal =
+                JournalSettings { memory_bytes_max: 4000, tokens, ..JournalSettings::default() };
+            let settings = EngineSettings { journal, ..settings() };
+            let (handle, _) = traffic(fake.clone(), settings, number as u64);
+            let replay = replayed(&handle.journal().unwrap());
+            assert_eq!(replay.divergence, None);
+            assert!(replay.begins.is_some(), "it does not begin at the start");
+            let steps = replay.steps.len() as u64;
+            assert!(20 < steps && 2 * steps < handle.stats().steps, "{steps} steps");
+        }
+    }
+}
+
+#[test]
 fn another_scheduler_is_told_apart() {
     let settings = EngineSettings {
         journal: JournalSettings { tokens: TokenRecord::Ids, ..JournalSettings::default() },

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    Damage, Journal, PlanMark, Record,
+    Damage, Journal, PlanMark, Record, State,
     replay::{Ending, Life, Replay},
 };
 
@@ -19,6 +19,14 @@ pub fn text(replay: &Replay, damage: Option<&Damage>) -> String {
 }
 
 fn write_all(out: &mut String, replay: &Replay, damage: Option<&Damage>) -> fmt::Result {
+    let came_before = replay.requests.values().filter(|life| life.came_before).count();
+    if let Some(begins) = replay.begins {
+        writeln!(
+            out,
+            "the journal begins in the middle, at {:.3} ms, with {came_before} requests that were there",
+            ms(begins),
+        )?;
+    }
     for step in &replay.steps {
         let Some(line) = &step.line else { continue };
         let took = step.ended.map(|ended| ended.saturating_sub(step.planned));
@@ -56,7 +64,7 @@ fn write_all(out: &mut String, replay: &Replay, damage: Option<&Damage>) -> fmt:
             ms(life.arrived),
             life.prompt_tokens,
             life.cached_tokens,
-            since(life.spans.get(1).map(|span| span.from)),
+            since(life.spans.get(1).filter(|_| !life.came_before).map(|span| span.from)),
             since(life.first_token),
             life.tokens,
             life.preemptions,
@@ -73,7 +81,7 @@ fn write_all(out: &mut String, replay: &Replay, damage: Option<&Damage>) -> fmt:
         replay.steps.len(),
         positions(|step| step.prompt_positions),
         positions(|step| step.token_positions),
-        replay.requests.len(),
+        replay.requests.len() - came_before,
         replay.refused,
         replay.losses.len(),
     )?;
@@ -100,6 +108,9 @@ fn write_all(out: &mut String, replay: &Replay, damage: Option<&Damage>) -> fmt:
 
 /// The records themselves, one a line, for a journal that cannot be replayed.
 pub fn listing(journal: &Journal) -> String {
+    let state = journal.state.iter().map(|State { version, now, .. }| {
+        format!("the state of the scheduler at {:.3} ms, in version {version}\n", ms(*now))
+    });
     let lines = journal.records.iter().enumerate().map(|(index, record)| {
         let what = match record {
             Record::Submit { now, request, accepted } => format!(
@@ -132,14 +143,14 @@ pub fn listing(journal: &Journal) -> String {
             Record::Requeue { now, message } => {
                 format!("{:.3} ms: the executor was lost: {message}", ms(*now))
             }
-            Record::BeginningLost => "the beginning is lost".to_owned(),
+            Record::BeginningLost { why } => format!("the beginning is lost: {why}"),
             Record::Full => "the journal is full".to_owned(),
             Record::End => "the end".to_owned(),
         };
         format!("{index:>8} {what}\n")
     });
     let damage = journal.damage.iter().map(|damage| format!("the journal is damaged: {damage}\n"));
-    lines.chain(damage).collect()
+    state.chain(lines).chain(damage).collect()
 }
 
 fn ending(life: &Life) -> &'static str {

@@ -36,7 +36,8 @@ struct Picture<'a> {
 impl<'a> Picture<'a> {
     fn new(replay: &'a Replay, stretch: Option<Range<Duration>>) -> Self {
         let all = || {
-            let arrivals = replay.requests.values().map(|life| life.arrived);
+            let arrivals =
+                replay.requests.values().filter_map(|life| Some(life.spans.first()?.from));
             let steps = replay.steps.iter().flat_map(|step| step.ended.or(Some(step.planned)));
             let ends = replay.requests.values().filter_map(|life| Some(life.ended?.0));
             let times = arrivals.chain(steps).chain(ends);

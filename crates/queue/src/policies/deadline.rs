@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Arrival, Policy};
 use crate::Place;
 
 const DUE_UNLESS_SAID: Duration = Duration::from_secs(10);
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Deadline;
 
 impl Policy for Deadline {

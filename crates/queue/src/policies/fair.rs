@@ -7,6 +7,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use super::{Arrival, OVERTAKEN_COSTS_MAX, Policy};
 use crate::Place;
 
@@ -15,7 +17,7 @@ const PARTS: u64 = 1024;
 /// Tenants remembered before those are forgotten whose counters the clock has passed.
 const TENANTS_MAX: usize = 4096;
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Fair {
     weights: BTreeMap<Arc<str>, u32>,
     clock: u64,

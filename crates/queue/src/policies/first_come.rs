@@ -1,9 +1,11 @@
 //! First come, first served, whoever comes.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Arrival, Policy};
 use crate::Place;
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct FirstCome;
 
 impl Policy for FirstCome {

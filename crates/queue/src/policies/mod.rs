@@ -9,7 +9,15 @@ mod first_come;
 mod priority;
 mod shortest;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::{Deref, DerefMut},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
 
 use crate::Place;
 
@@ -56,7 +64,7 @@ pub trait Policy: fmt::Debug + Send {
 }
 
 /// The policies there are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PolicyKind {
     /// In order of arrival; see `first_come.rs`.
     FirstCome,
@@ -82,13 +90,52 @@ impl PolicyKind {
     ];
 
     /// A policy that has seen no request. `weights` are the tenants' shares, 1 where nothing is said.
-    pub fn start(self, weights: &BTreeMap<Arc<str>, u32>) -> Box<dyn Policy> {
-        match self {
-            Self::FirstCome => Box::new(first_come::FirstCome),
-            Self::Priority => Box::new(priority::Priority),
-            Self::Fair => Box::new(fair::Fair::new(weights.clone())),
-            Self::Shortest => Box::new(shortest::Shortest::default()),
-            Self::Deadline => Box::new(deadline::Deadline),
+    pub fn start(self, weights: &BTreeMap<Arc<str>, u32>) -> ActivePolicy {
+        ActivePolicy(match self {
+            Self::FirstCome => State::FirstCome(first_come::FirstCome),
+            Self::Priority => State::Priority(priority::Priority),
+            Self::Fair => State::Fair(fair::Fair::new(weights.clone())),
+            Self::Shortest => State::Shortest(shortest::Shortest::default()),
+            Self::Deadline => State::Deadline(deadline::Deadline),
+        })
+    }
+}
+
+/// One of the policies, with what it remembers.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ActivePolicy(State);
+
+#[derive(Debug, Serialize, Deserialize)]
+enum State {
+    FirstCome(first_come::FirstCome),
+    Priority(priority::Priority),
+    Fair(fair::Fair),
+    Shortest(shortest::Shortest),
+    Deadline(deadline::Deadline),
+}
+
+impl Deref for ActivePolicy {
+    type Target = dyn Policy;
+
+    fn deref(&self) -> &Self::Target {
+        match &self.0 {
+            State::FirstCome(policy) => policy,
+            State::Priority(policy) => policy,
+            State::Fair(policy) => policy,
+            State::Shortest(policy) => policy,
+            State::Deadline(policy) => policy,
+        }
+    }
+}
+
+impl DerefMut for ActivePolicy {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        match &mut self.0 {
+            State::FirstCome(policy) => policy,
+            State::Priority(policy) => policy,
+            State::Fair(policy) => policy,
+            State::Shortest(policy) => policy,
+            State::Deadline(policy) => policy,
         }
     }
 }

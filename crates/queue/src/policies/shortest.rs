@@ -3,10 +3,12 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Arrival, OVERTAKEN_COSTS_MAX, Policy};
 use crate::Place;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Shortest {
     /// The cost of all requests that have started.
     started: u64,

@@ -17,7 +17,7 @@ fn job(tenant: &str, cost: u64) -> Job {
 
 /// Serves jobs in the order of a policy. Each comes when so much cost has been served; each serves its own cost.
 struct Server {
-    policy: Box<dyn Policy>,
+    policy: ActivePolicy,
     waiting: BTreeMap<(Place, usize), (Job, u64)>,
     served: u64,
     arrivals: usize,
