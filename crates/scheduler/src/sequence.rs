@@ -109,8 +109,8 @@ pub(crate) fn cost(prompt_tokens: u32, generated_tokens: u32) -> u64 {
     u64::from(prompt_tokens) + 2 * u64::from(generated_tokens)
 }
 
-/// Steps that keep their part of a prompt before one may leave it out again: what is computed in vain is a quarter of the
-/// work at most, however many come.
+/// Steps that keep their part of a prompt before one may leave it out again: what is computed in vain is a quarter of
+/// the work at most, however many come.
 pub(crate) const PARTS_KEPT_MIN: u32 = 3;
 
 /// A request with a slot.

@@ -104,9 +104,9 @@ pub struct WorkItem {
     pub block_tables: Vec<Vec<BlockId>>,
     /// Draw a token from the logits of the last position before the draft.
     pub sample: bool,
-    /// It may be left out, if somebody new comes while the step is computed: it is a part of a prompt of which more is to
-    /// come, and a later plan asks for its positions again. Those that give way stand behind all others, and are left out
-    /// together. Only where one step is under way at once.
+    /// It may be left out, if somebody new comes while the step is computed: it is a part of a prompt of which more is
+    /// to come, and a later plan asks for its positions again. Those that give way stand behind all others, and are
+    /// left out together. Only where one step is under way at once.
     pub gives_way: bool,
 }
 
@@ -172,8 +172,8 @@ impl StepPlan {
 
 impl fmt::Display for StepPlan {
     /// One line, for logs and replays: `step 7: -s2 +s3[14] g0:b5>h0 g0:b5<h7 g1:b2>b4 s0@91..95?3* s3@0..14*`; `*`
-    /// marks a draw, `?` a draft's length, `>` a copy to the host or of a state and `<` one back, `g` the cache group, `~`
-    /// what gives way.
+    /// marks a draw, `?` a draft's length, `~` what gives way, `>` a copy to the host or of a state and `<` one back,
+    /// `g` the cache group.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.id)?;
         for slot in &self.release {

@@ -197,8 +197,8 @@ impl CpuRunner {
         computed
     }
 
-    /// Computes all positions of a step; leaves out what gives way when somebody new comes while most of the work is still
-    /// to be done. It is taken off the plan then. How many items that were.
+    /// Computes all positions of a step; leaves out what gives way when somebody new comes while most of the work is
+    /// still to be done. It is taken off the plan then. How many items that were.
     fn body(&mut self, plan: &mut StepPlan, batch: &mut Batch, shape: TaskShape) -> u32 {
         let (cpu, spec, program) = (&*self.cpu, &self.model.spec, &self.model.program);
         let giving_way = plan.items_giving_way();
