@@ -268,7 +268,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "engine.host_cache_bytes",
         "0",
         Kind::Bytes(0),
-        "Memory of the host for blocks that made room in the KV cache: found again, they are copied back if that is sooner than to compute them. For a GPU it is pinned at start, about 3 GB a second, and each block that makes room is copied, which takes a sixth of what computing it took. 0 turns it off.",
+        "Memory of the host for blocks that made room in the KV cache: found again, they are copied back if that is sooner than to compute them. For a GPU it is pinned at start, about 3 GB a second, and each block that makes room is copied, which takes a sixth of what computing it took. There is none beside layers with a window. 0 turns it off.",
     ),
     setting(
         "engine.journal",
