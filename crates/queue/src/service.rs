@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// The measurement forgets what is older than two of these.
-const WINDOW: Duration = Duration::from_secs(10);
+const WINDOW: Duration = Duration::from_secs(20);
 
 /// Requests that must have taken places which became free before that rate alone is believed.
 const SERVED_MIN: u64 = 8;
