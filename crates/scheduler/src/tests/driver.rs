@@ -187,6 +187,22 @@ impl Driver {
         plans
     }
 
+    /// Runs so many requests that come at once, each with its own tokens; most that ran side by side.
+    pub(super) fn run_at_once(&mut self, count: u64, prompt_len: usize, tokens_max: u32) -> usize {
+        for id in 0..count {
+            self.submit(id, prompt(id, prompt_len), tokens_max);
+        }
+        let mut most = 0;
+        while self.step().is_some() {
+            most = most.max(self.scheduler.running());
+        }
+        for id in 0..count {
+            let wanted = expected(id, &prompt(id, prompt_len), tokens_max);
+            assert_eq!(self.stream(id).tokens, wanted);
+        }
+        most
+    }
+
     pub(super) fn stream(&self, id: u64) -> &Stream {
         &self.streams[&RequestId(id)]
     }

@@ -84,8 +84,8 @@ fn what_is_computed_sooner_is_computed() {
     }
 }
 
-#[test]
-fn a_long_history_comes_back_over_several_steps_while_tokens_go_on() {
+/// A driver with a target of 20 ms whose blocks are all cached, those of long prompts. Request 9 gets its next tokens.
+fn full_driver_with_a_stream() -> Driver {
     let target = Some(Duration::from_millis(20));
     let settings = Settings { token_latency_target: target, ..settings() };
     let mut driver = with_host(24, 60, 2, settings);
@@ -97,6 +97,12 @@ fn a_long_history_comes_back_over_several_steps_while_tokens_go_on() {
     for _ in 0..3 {
         driver.step();
     }
+    driver
+}
+
+#[test]
+fn a_long_history_comes_back_over_several_steps_while_tokens_go_on() {
+    let mut driver = full_driver_with_a_stream();
     driver.submit(10, prompt(7, 70), 1);
     let plans = driver.run();
     let drawn = plans.iter().filter(|plan| plan.contains('<') && plan.contains('*')).count();
@@ -109,17 +115,7 @@ fn a_long_history_comes_back_over_several_steps_while_tokens_go_on() {
 
 #[test]
 fn room_for_a_long_prompt_is_made_over_several_steps_while_tokens_go_on() {
-    let target = Some(Duration::from_millis(20));
-    let settings = Settings { token_latency_target: target, ..settings() };
-    let mut driver = with_host(24, 60, 2, settings);
-    for id in 1..=8 {
-        driver.submit(id, prompt(id, 66), 1);
-        driver.run();
-    }
-    driver.submit(9, prompt(9, 4), 20);
-    for _ in 0..3 {
-        driver.step();
-    }
+    let mut driver = full_driver_with_a_stream();
     driver.submit(10, prompt(10, 70), 1);
     let plans = driver.run();
     let moved = |plan: &String| plan.matches('>').count();

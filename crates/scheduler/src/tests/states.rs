@@ -64,17 +64,8 @@ fn a_state_takes_one_block_whatever_the_length() {
         ExecutorInfo { cache_groups: hybrid(1, 3, 1).cache_groups.split_off(1), ..executor(1) };
     assert_eq!(Limits::of(&info).kv_tokens_max, u64::MAX);
     let mut driver = Driver::new(info, settings());
-    for id in 0..5 {
-        driver.submit(id, prompt(id, 80), 60);
-    }
-    let mut most = 0;
-    while driver.step().is_some() {
-        most = most.max(driver.scheduler.running());
-    }
-    assert_eq!((most, driver.scheduler.counters().preemptions), (3, 0));
-    for id in 0..5 {
-        assert_eq!(driver.stream(id).tokens, expected(id, &prompt(id, 80), 60));
-    }
+    assert_eq!(driver.run_at_once(5, 80, 60), 3);
+    assert_eq!(driver.scheduler.counters().preemptions, 0);
 }
 
 #[test]

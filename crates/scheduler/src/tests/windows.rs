@@ -73,17 +73,8 @@ fn admission_reckons_with_a_window_for_each() {
     let settings = Settings { kv_growth_percent: 100, ..settings() };
     // Room for three windows, whatever the lengths.
     let mut driver = Driver::new(windowed(200, 12, 10, 1), settings);
-    for id in 0..6 {
-        driver.submit(id, prompt(id, 40), 60);
-    }
-    let mut most = 0;
-    while driver.step().is_some() {
-        most = most.max(driver.scheduler.running());
-    }
-    assert_eq!((most, driver.scheduler.counters().preemptions), (3, 0));
-    for id in 0..6 {
-        assert_eq!(driver.stream(id).tokens, expected(id, &prompt(id, 40), 60));
-    }
+    assert_eq!(driver.run_at_once(6, 40, 60), 3);
+    assert_eq!(driver.scheduler.counters().preemptions, 0);
 }
 
 #[test]
