@@ -35,11 +35,13 @@ pub(super) fn program_file(workspace: &Workspace) -> PathBuf {
     workspace.target.join("release").join(format!("brigade{}", std::env::consts::EXE_SUFFIX))
 }
 
-/// The release build with models kept below `target/`, and none of the settings that may be in the environment.
+/// The release build, run as the README says, with models kept below `target/` and none of the settings that may be in
+/// the environment.
 fn program(workspace: &Workspace) -> Command {
-    let mut command = Command::new(program_file(workspace));
+    let mut command = cargo(&workspace.root);
     without_settings(&mut command);
-    command.env("BRIGADE_CACHE", workspace.models()).current_dir(&workspace.root);
+    command.env("BRIGADE_CACHE", workspace.models());
+    command.args(["run", "--quiet", "--locked", "--release", "--"]);
     command
 }
 
