@@ -17,8 +17,9 @@ use crate::{
 const MODEL: &str = "smollm2";
 
 pub(super) fn build(run: &mut Run) -> Result<()> {
+    // With the features that `cargo run` would have.
     let mut command = cargo(&run.workspace.root);
-    process::run(command.args(["build", "--locked", "--release", "--package", "brigade"]))
+    process::run(command.args(["build", "--locked", "--release", "--bin", "brigade"]))
 }
 
 pub(super) fn pull(run: &mut Run) -> Result<()> {
