@@ -1,8 +1,8 @@
 //! The vocabulary that every part of Brigade shares: ids, data types, requests and their parameters, faults, and the
 //! contract between the scheduler and whatever executes its plans.
 //!
-//! This crate knows no text, no wire format, no device and no clock. Nothing here is serializable on purpose: each
-//! protocol has its own wire types in `front`.
+//! This crate knows no text, no wire format, no device and no clock. What a scheduler remembers is serializable, for
+//! the state that a journal begins with, and nothing is for a protocol: each has its own wire types in `front`.
 
 mod arrivals;
 mod data_type;
