@@ -2,8 +2,9 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, mpsc},
+    sync::{Arc, Mutex, mpsc},
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use journal::{RecordedScheduler, Recorder};
@@ -105,6 +106,7 @@ fn build(
         metrics,
         clock: Clock::start(),
         numbers: Numbers::default(),
+        forecast: Mutex::new(Arc::new(scheduler.forecast(Duration::ZERO))),
         journal,
     });
     let replica = Replica::new(scheduler, executor, shared.clone(), settings);

@@ -65,7 +65,7 @@ impl EngineHandle {
             .check(&prompt, &sampling, tokens_max)
             .map_err(|refusal| refused(Rejection::Invalid, refusal.into()))?;
         self.shared
-            .take_place(service.due)
+            .take_place(&service, prompt.len() as u32, tokens_max)
             .map_err(|refusal| refused(Rejection::Overloaded, refusal))?;
         let id = RequestId(self.shared.numbers.next_id.fetch_add(1, Ordering::Relaxed));
         // Room for every event there can be: the end of the prompt, its log-probabilities, the tokens, the end.

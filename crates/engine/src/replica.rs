@@ -210,6 +210,10 @@ impl Replica {
         let tokens = events.iter().filter(|(_, e)| matches!(e, RequestEvent::Token { .. })).count();
         self.shared.numbers.generated_tokens.fetch_add(tokens as u64, Ordering::Relaxed);
         self.publish_numbers();
+        let now = self.shared.clock.now();
+        if self.shared.forecast().is_old(now) {
+            self.shared.set_forecast(self.scheduler.forecast(now));
+        }
         // Not before: a request that has just begun would be in neither number, and a drain would take it for ended.
         self.shared.give_back_places(free);
         for explanation in self.scheduler.take_ended() {
@@ -251,8 +255,6 @@ impl Replica {
         metrics.guesses(drafted - drafted_before, accepted - accepted_before);
         metrics.set_requests(running, waiting);
         metrics.set_kv_blocks(used, total);
-        self.shared.set_service_rate(self.scheduler.service_rate());
-        numbers.places_free.store(self.scheduler.places_free(), Ordering::Relaxed);
     }
 }
 

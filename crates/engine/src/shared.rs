@@ -1,17 +1,14 @@
 //! What the handles and the thread share: numbers that one side writes and the other reads at once.
 
-use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
 };
 
 use journal::Ring;
-use scheduler::{Limits, QueueFull, ServiceRate};
+use scheduler::{Forecast, Limits, QueueFull};
 use telemetry::EngineMetrics;
-use types::{Arrivals, ExecutorInfo, Fault, FaultKind, MemoryReport};
+use types::{Arrivals, ExecutorInfo, Fault, FaultKind, MemoryReport, Service};
 
 use crate::clock::Clock;
 
@@ -87,6 +84,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: EngineMetrics,
     pub(crate) clock: Clock,
     pub(crate) numbers: Numbers,
+    /// The newest one.
+    pub(crate) forecast: Mutex<Arc<Forecast>>,
     /// The newest part of the journal, if it is kept.
     pub(crate) journal: Option<Arc<Ring>>,
 }
@@ -101,8 +100,6 @@ pub(crate) struct Numbers {
     /// Those who run, above, and those who wait again, below: in one number, so that who goes from the ones to the
     /// others is seen by whoever waits for the last.
     running_and_again: AtomicU64,
-    /// Places among those who run that nobody has to leave first.
-    pub(crate) places_free: AtomicU32,
     pub(crate) kv_blocks_used: AtomicU64,
     pub(crate) kv_blocks_total: AtomicU64,
     pub(crate) host_blocks_used: AtomicU64,
@@ -118,7 +115,6 @@ pub(crate) struct Numbers {
     pub(crate) drafted_tokens: AtomicU64,
     pub(crate) accepted_tokens: AtomicU64,
     pub(crate) executor_rebuilds: AtomicU64,
-    service_rate: Mutex<ServiceRate>,
 }
 
 impl Numbers {
@@ -149,15 +145,26 @@ impl Shared {
         let _past = state.compare_exchange(running, draining, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    /// Takes one of the places of new requests, for one that is due so long after its arrival: if that cannot be met,
-    /// it is better told at once.
-    pub(crate) fn take_place(&self, due: Option<Duration>) -> Result<(), Fault> {
-        let places = self.numbers.places_taken.load(Ordering::Acquire);
-        let waiting = places + self.numbers.running_and_again().1;
-        // Who finds a free place does not wait for one that others leave, and that is what is measured.
-        let ahead = waiting.saturating_sub(self.numbers.places_free.load(Ordering::Relaxed));
-        let wait = self.service_rate().predicted_wait(ahead as usize);
-        if let Some(due) = due.filter(|due| ahead > 0 && wait > *due) {
+    /// Takes one of the places of new requests, for one of so many tokens: if what it is due by cannot be met, it is
+    /// better told at once.
+    pub(crate) fn take_place(
+        &self,
+        service: &Service,
+        prompt_len: u32,
+        tokens_max: u32,
+    ) -> Result<(), Fault> {
+        let places = &self.numbers.places_taken;
+        let predicted = |new: u32| {
+            let waiting = new + self.numbers.running_and_again().1;
+            let forecast = self.forecast();
+            let others = (waiting as usize).saturating_sub(forecast.waiting());
+            let now = self.clock.now();
+            (waiting, forecast.wait(now, service, prompt_len, tokens_max, others))
+        };
+        if let Some(due) = service.due
+            && let (waiting @ 1.., Some(wait)) = predicted(places.load(Ordering::Acquire))
+            && wait > due
+        {
             let (wait_ms, due_ms) = (wait.as_millis(), due.as_millis());
             let message = format!(
                 "the first token is due in {due_ms} ms, but {waiting} requests wait, the next about {wait_ms} ms"
@@ -169,27 +176,25 @@ impl Shared {
             );
         }
         let one_more = |taken: u32| (taken < self.waiting_max).then_some(taken + 1);
-        let places = &self.numbers.places_taken;
-        match places.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more) {
-            Ok(_) => Ok(()),
-            Err(taken) => {
-                let waiting = taken + self.numbers.running_and_again().1;
-                let wait = self.service_rate().predicted_wait(waiting as usize);
-                Err(QueueFull { limit: self.waiting_max as usize, wait }.into())
-            }
-        }
+        let taken = places.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
+        taken.map(|_| ()).map_err(|taken| {
+            let (_, wait) = predicted(taken);
+            let wait = wait.unwrap_or(Forecast::UNMEASURED_WAIT);
+            QueueFull { limit: self.waiting_max as usize, wait }.into()
+        })
     }
 
     pub(crate) fn give_back_places(&self, count: u32) {
         self.numbers.places_taken.fetch_sub(count, Ordering::AcqRel);
     }
 
-    fn service_rate(&self) -> ServiceRate {
-        *self.numbers.service_rate.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn forecast(&self) -> Arc<Forecast> {
+        self.forecast.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn set_service_rate(&self, rate: ServiceRate) {
-        *self.numbers.service_rate.lock().unwrap_or_else(PoisonError::into_inner) = rate;
+    pub(crate) fn set_forecast(&self, forecast: Forecast) {
+        let forecast = Arc::new(forecast);
+        *self.forecast.lock().unwrap_or_else(PoisonError::into_inner) = forecast;
     }
 
     pub(crate) fn stats(&self) -> EngineStats {

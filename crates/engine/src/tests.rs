@@ -200,9 +200,12 @@ fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
     let metrics = Metrics::new();
     let fake = FakeSettings { gate: Some(gate), ..fake() };
     let (_engine, handle) = Engine::start(fake.factory(), settings, metrics.engine("m")).unwrap();
-    let mut first = handle.submit(request(0, 4, 3)).unwrap();
-    permits.let_through(1);
-    token(&mut first);
+    // Waits are predicted once some steps have been measured.
+    let mut first = handle.submit(request(0, 4, 20)).unwrap();
+    permits.let_through(10);
+    for _ in 0..10 {
+        token(&mut first);
+    }
     let waiting: Vec<_> = (1..3).map(|seed| handle.submit(request(seed, 4, 3)).unwrap()).collect();
     let fault = handle.submit(request(3, 4, 3)).unwrap_err();
     assert_eq!(fault.kind, FaultKind::Overloaded);

@@ -12,7 +12,7 @@ use crate::{
 
 /// What the state is made of and how it is written. To be counted up with every change of either: `serde` writes down
 /// the fields of `Scheduler` and of all that is in it, in their order and without their names.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// The kind of the record that holds it.
 pub(crate) const KIND: u8 = b'B';

@@ -6,14 +6,12 @@
 //! request that comes back after a preemption stands where it stood, in front of all that came later. The limit refuses
 //! new requests only: one that was let in is never turned away.
 //!
-//! A [`Policy`] is a way to make a [`Rank`]; how long the wait will be is a matter of the [`ServiceRate`] alone.
+//! A [`Policy`] is a way to make a [`Rank`].
 
 mod policies;
 mod rank;
-mod service;
 mod waiting;
 
 pub use policies::{ActivePolicy, Arrival, Policy, PolicyKind};
 pub use rank::{Place, Rank};
-pub use service::{QueueState, ServiceMeter, ServiceRate};
 pub use waiting::{QueueFull, Ticket, WaitingQueue};

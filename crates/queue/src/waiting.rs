@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 use types::{Fault, FaultKind, RequestId, planted, planted::Planted};
 
-use crate::{Place, Rank, ServiceRate};
+use crate::{Place, Rank};
 
 /// What a queue knows of a request, from its arrival to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,28 +53,30 @@ impl<T> WaitingQueue<T> {
         Self { limit, entries: BTreeMap::new(), ranks: BTreeMap::new(), arrivals: 0, returned: 0 }
     }
 
-    /// Whether one more may come in; if not, how long it would wait at this rate.
-    pub fn admits(&self, rate: ServiceRate) -> Result<(), QueueFull> {
-        if self.new_len() >= self.limit && !planted::is(Planted::OverfullQueue) {
-            return Err(QueueFull { limit: self.limit, wait: rate.predicted_wait(self.len()) });
-        }
-        Ok(())
+    /// Whether there is no room for one more new request.
+    pub fn is_full(&self) -> bool {
+        self.new_len() >= self.limit && !planted::is(Planted::OverfullQueue)
     }
 
-    /// Lets a request in that arrived at `now`, or refuses it with the wait that `rate` predicts. An id comes once.
-    pub fn push(
-        &mut self,
-        id: RequestId,
-        place: Place,
-        now: Duration,
-        rate: ServiceRate,
-        body: T,
-    ) -> Result<(), QueueFull> {
-        self.admits(rate)?;
+    /// Most new requests that may wait.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// The number of the next arrival.
+    pub fn next_arrival(&self) -> u64 {
+        self.arrivals
+    }
+
+    /// Lets a request in that arrived at `now`. An id comes once.
+    ///
+    /// # Panics
+    /// When the queue is full.
+    pub fn push(&mut self, id: RequestId, place: Place, now: Duration, body: T) {
+        assert!(!self.is_full(), "the caller saw room for {id}");
         let rank = Rank { place, arrival: self.arrivals };
         self.arrivals += 1;
         self.insert(Ticket { id, rank, arrived: now, returned: false }, body);
-        Ok(())
     }
 
     /// Takes a request back that left before, to the place that its rank gives it. Never refused: such requests are as

@@ -123,6 +123,7 @@ impl Scheduler {
                 events.push((id, RequestEvent::PromptLogprobs(whole)));
             }
             sequence.tokens.push(token);
+            self.outputs.observe_token(sequence.generated());
             if !planted::strikes(Planted::LostToken) {
                 events.push((id, RequestEvent::Token { token, logprobs }));
             }
@@ -151,7 +152,6 @@ impl Scheduler {
             }
         }
         if let Some(reason) = ended {
-            self.outputs.observe(usage.generated_tokens);
             self.abort(id, step.ended);
             events.push((id, RequestEvent::Finished { reason, usage }));
             if planted::strikes(Planted::StreamOutOfOrder) {

@@ -25,6 +25,7 @@ mod commit;
 mod drafter;
 mod error;
 mod explanation;
+mod forecast;
 mod growth;
 mod invariants;
 mod limits;
@@ -35,6 +36,7 @@ mod passes;
 mod plan;
 mod preempt;
 mod prompt_logprobs;
+mod recent;
 mod scheduler;
 mod sequence;
 mod settings;
@@ -46,9 +48,10 @@ pub use error::Error;
 pub use explanation::{
     Cause, Explanation, Phase, Preemption, PreemptionReason, PrefixUse, Steps, Times,
 };
+pub use forecast::Forecast;
 pub use kv::Miss;
 pub use limits::{Limits, Refusal};
-pub use queue::{PolicyKind, QueueFull, ServiceRate};
+pub use queue::{PolicyKind, QueueFull};
 pub use scheduler::{Counters, Scheduler};
 pub use settings::Settings;
 

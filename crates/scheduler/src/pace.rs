@@ -1,8 +1,9 @@
 //! How long steps take, as measured, and how much a step may hold to end in time.
 //!
 //! A step is taken to last a while, plus a time for each position, plus a time for each earlier position that a
-//! position looks back at, plus a time for each block that is copied to the host's memory or from there. The four are
-//! fitted to the steps that were, the recent ones counting most, so that the model follows the device, its load and its
+//! position looks back at, plus a time for each block that is copied to the host's memory or from there. A position
+//! alone reads what it looks back at for itself, those of a prompt share it, so the two count apart. All are fitted to
+//! the steps that were, the recent ones counting most, so that the model follows the device, its load and its
 //! temperature: if steps take longer than expected, the next ones hold less.
 
 use std::{ops::Range, time::Duration};
@@ -31,14 +32,27 @@ const GAP_S_MAX: f64 = 4.0;
 const COPIES_UNMEASURED_MAX: u32 = 256;
 
 /// Parts that a step's duration is made of.
-const PARTS: usize = 4;
+const PARTS: usize = 5;
 
-/// What a step holds, as far as its duration depends on it: 1, positions, thousands of positions looked back at, blocks
-/// copied.
+/// What steps take for themselves is found where they differ. Where all are alike, and nearly nothing says what of
+/// their duration is their own, it is rather that of their positions: the next ones may hold fewer.
+const OWN_PENALTY: f64 = 1e-4;
+/// Before it is measured how long steps take, every other one holds no more positions of prompts than these, so that
+/// there is a difference to be seen.
+const PROBE_POSITIONS_MAX: u32 = 64;
+const PROBED_STEPS: u32 = 16;
+
+/// Those that say how far positions look back, and the steps before these are fitted: they grow with the number of
+/// positions, and few steps cannot tell the one from the other.
+const LOOKING_BACK: Range<usize> = 2..4;
+const LOOKING_BACK_STEPS_MIN: u32 = 32;
+
+/// What a step holds, as far as its duration depends on it: 1, positions, thousands of positions looked back at by
+/// parts of prompts and by positions alone, blocks copied.
 type Load = [f64; PARTS];
 
 /// A model of the durations of steps.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Pace {
     target_s: Option<f64>,
     /// Seconds between requests that come, and when the last one came.
@@ -89,25 +103,39 @@ impl Pace {
         copies: u32,
         took: Duration,
     ) {
-        let whole = [1.0, 0.0, 0.0, f64::from(copies)];
+        let whole = [1.0, 0.0, 0.0, 0.0, f64::from(copies)];
         let load = items.fold(whole, |load, positions| sum(load, load_of(positions)));
-        if (load[1] == 0.0 && copies == 0) || self.target_s.is_none() {
+        if load[1] == 0.0 && copies == 0 {
             return;
         }
         self.kinds[usize::from(has_prompts)].add(load, took.as_secs_f64());
         self.steps += 1;
         let [tokens, prompts] = self.kinds;
-        self.fit = fit(&tokens.with(&prompts));
+        let looks_back = self.steps >= LOOKING_BACK_STEPS_MIN;
+        self.fit = fit(&tokens.with(&prompts), |part| looks_back || !LOOKING_BACK.contains(&part));
     }
 
     /// A step to be filled.
     pub(crate) fn begin(&self) -> StepPace {
-        let own_s = self.fit[0];
+        // What is not aimed at any time takes all.
+        let fit = if self.target_s.is_some() { self.fit } else { [0.0; PARTS] };
+        self.begin_with(fit)
+    }
+
+    /// A step to be filled as others were, to see how long it takes; nothing, before it can be said.
+    pub(crate) fn begin_forecast(&self) -> Option<StepPace> {
+        let is_known = self.steps >= STEPS_MIN && self.fit.iter().any(|part_s| *part_s > 0.0);
+        is_known.then(|| self.begin_with(self.fit))
+    }
+
+    fn begin_with(&self, fit: Load) -> StepPace {
+        let own_s = fit[0];
+        let is_probe = self.target_s.is_some() && self.steps < PROBED_STEPS && self.steps % 2 == 1;
         // Who comes waits for half of the step under way, and for the other prompts in its own: about a step. What
         // steps take for themselves keeps prompts waiting. Together that is least at this length.
         let least_waits_s = (own_s * self.gap_s).sqrt();
         StepPace {
-            fit: self.fit,
+            fit,
             target_s: self.target_s.filter(|_| self.steps >= STEPS_MIN),
             // Nothing found is rather nothing known: longer steps will tell.
             enough_s: if own_s > 0.0 {
@@ -122,6 +150,7 @@ impl Pace {
             // Never twice in a row, so that a long prompt gets its part however many short ones come.
             gives_way: !self.gave_way,
             first_tokens: false,
+            probe_left: is_probe.then_some(PROBE_POSITIONS_MAX),
         }
     }
 
@@ -150,6 +179,8 @@ pub(crate) struct StepPace {
     gives_way: bool,
     /// A prompt ends in it.
     first_tokens: bool,
+    /// How many more positions of prompts it may hold, if it is to be small.
+    probe_left: Option<u32>,
 }
 
 impl StepPace {
@@ -157,6 +188,18 @@ impl StepPace {
     pub(crate) fn add_token(&mut self, positions: Range<u32>) {
         self.tokens = true;
         self.planned_s += self.cost_s(&positions);
+    }
+
+    /// So many such positions at once, which look back at so many positions together.
+    pub(crate) fn add_tokens(&mut self, count: u32, looked_back: u64) {
+        let [_, each_s, _, looked_back_s, _] = self.fit;
+        self.tokens |= count > 0;
+        self.planned_s += each_s * f64::from(count) + looked_back_s * looked_back as f64 / 1e3;
+    }
+
+    /// How long it takes as it is, in seconds.
+    pub(crate) fn planned_s(&self) -> f64 {
+        self.planned_s
     }
 
     /// Whether to add a position that saves its request a step like this with some probability, and that all of so
@@ -201,6 +244,7 @@ impl StepPace {
         self.begin_prompts();
         self.planned_s += self.cost_s(positions);
         self.first_tokens |= is_rest;
+        self.probe_left = self.probe_left.map(|left| left.saturating_sub(positions.len() as u32));
     }
 
     fn begin_prompts(&mut self) {
@@ -219,6 +263,7 @@ impl StepPace {
     pub(crate) fn room(&self, start: u32, count: u32, rest: u32) -> u32 {
         let mut step = *self;
         step.begin_prompts();
+        let count = self.probe_left.map_or(count, |left| left.min(count));
         let Some(target_s) = step.target_s else { return count };
         let least = if self.prompts { 0 } else { PROMPT_POSITIONS_MIN.min(count) };
         let room = step.room_within(target_s, start, count).max(least);
@@ -244,9 +289,7 @@ impl StepPace {
     }
 
     fn cost_s(&self, positions: &Range<u32>) -> f64 {
-        let [_, each, looked_back, _] = self.fit;
-        let [_, positions, attended, _] = load_of(positions);
-        each * positions + looked_back * attended
+        self.fit.iter().zip(load_of(positions)).map(|(part_s, load)| part_s * load).sum()
     }
 
     fn copy_s(&self) -> f64 {
@@ -257,7 +300,12 @@ impl StepPace {
 /// The load of one item, without the step's own part.
 fn load_of(positions: &Range<u32>) -> Load {
     let (start, end) = (f64::from(positions.start), f64::from(positions.end));
-    [0.0, end - start, (end * end - start * start) / 2e3, 0.0]
+    let looked_back = (end * end - start * start) / 2e3;
+    if positions.len() == 1 {
+        [0.0, 1.0, 0.0, looked_back, 0.0]
+    } else {
+        [0.0, end - start, looked_back, 0.0, 0.0]
+    }
 }
 
 fn sum(one: Load, other: Load) -> Load {
@@ -282,13 +330,13 @@ impl Sums {
     }
 }
 
-/// The least squares fit in which no part takes less than no time.
-fn fit(sums: &Sums) -> Load {
+/// The least squares fit of some parts in which none takes less than no time.
+fn fit(sums: &Sums, is_fitted: impl Fn(usize) -> bool) -> Load {
     let Sums { squares, products } = sums;
     let mut best = [0.0; PARTS];
     let mut best_error = f64::INFINITY;
     // Every part may be left out: with four there are few ways, and each is a small system. One that never was is.
-    let seen = (0..PARTS).filter(|part| squares[*part][*part] > 0.0);
+    let seen = (0..PARTS).filter(|part| squares[*part][*part] > 0.0 && is_fitted(*part));
     let seen = seen.fold(0, |parts, part| parts | 1 << part);
     for parts in (1..1 << PARTS).filter(|parts| parts & !seen == 0) {
         let fit = solve(squares, products, |part| parts & (1 << part) != 0);
@@ -296,7 +344,7 @@ fn fit(sums: &Sums) -> Load {
             continue;
         }
         // The sum of squared errors, less what all fits have in common.
-        let mut error = 0.0;
+        let mut error = OWN_PENALTY * squares[0][0] * fit[0] * fit[0];
         for (row, (product, seconds)) in squares.iter().zip(products.iter().zip(fit)) {
             let predicted: f64 = row.iter().zip(fit).map(|(square, part)| square * part).sum();
             error += seconds * (predicted - 2.0 * product);
@@ -320,7 +368,7 @@ fn solve(squares: &[Load; PARTS], products: &Load, has: impl Fn(usize) -> bool) 
             row[other] = squares[index][other];
         }
         // A little more than nothing, so that parts that always come together can be told apart somehow.
-        row[index] *= 1.0 + 1e-9;
+        row[index] *= if index == 0 { 1.0 + OWN_PENALTY } else { 1.0 + 1e-9 };
         row[PARTS] = products[index];
     }
     for pivot in 0..PARTS {
@@ -344,17 +392,19 @@ fn solve(squares: &[Load; PARTS], products: &Load, has: impl Fn(usize) -> bool) 
 mod tests {
     use super::*;
 
-    /// A device with a fixed time a step, a time a position and a time for looking back.
+    /// A device with a fixed time a step, a time a position and two for looking back.
     fn took(items: &[Range<u32>]) -> Duration {
-        let load = items.iter().fold([1.0, 0.0, 0.0, 0.0], |load, item| sum(load, load_of(item)));
-        Duration::from_secs_f64(0.02 * load[0] + 0.001 * load[1] + 0.0005 * load[2])
+        let load = items.iter().fold([0.0; PARTS], |load, item| sum(load, load_of(item)));
+        let looked_back_s = 0.0005 * load[2] + 0.002 * load[3];
+        Duration::from_secs_f64(0.02 + 0.001 * load[1] + looked_back_s)
     }
 
     /// Steps like those below of a device that takes so long to copy a block.
     fn measured_with_copies(copy_us: u64) -> Pace {
         let mut pace = Pace::new(Some(Duration::from_millis(100)));
         for step in 0..50_u32 {
-            let items = [step * 37 % 900..step * 37 % 900 + step % 60 + 1, 100..101];
+            let one = step * 61 % 700;
+            let items = [step * 37 % 900..step * 37 % 900 + step % 60 + 1, one..one + 1];
             let copies = step * 7 % 11;
             let copying = Duration::from_micros(copy_us) * copies;
             pace.observe(items.iter(), true, copies, took(&items) + copying);
@@ -366,7 +416,8 @@ mod tests {
         let mut pace = Pace::new(Some(Duration::from_millis(target_ms)));
         for step in 0..50_u32 {
             let prompt = step * 37 % 900..step * 37 % 900 + step % 60 + 1;
-            let items = [prompt, 100..101, 500 + step..501 + step];
+            let (one, other) = (step * 61 % 700, step * 29 % 300);
+            let items = [prompt, one..one + 1, other..other + 1];
             pace.observe(items.iter(), true, 0, took(&items));
         }
         pace
@@ -375,12 +426,12 @@ mod tests {
     #[test]
     fn the_model_finds_what_the_device_does() {
         let fit = measured(100).fit;
-        for (found, real) in fit.iter().zip([0.02, 0.001, 0.0005]) {
+        for (found, real) in fit.iter().zip([0.02, 0.001, 0.0005, 0.002]) {
             assert!((found / real - 1.0).abs() < 0.01, "{fit:?}");
         }
-        assert_eq!(fit[3], 0.0, "nothing was copied");
+        assert_eq!(fit[4], 0.0, "nothing was copied");
         let fit = measured_with_copies(400).fit;
-        for (found, real) in fit.iter().zip([0.02, 0.001, 0.0005, 0.0004]) {
+        for (found, real) in fit.iter().zip([0.02, 0.001, 0.0005, 0.002, 0.0004]) {
             assert!((found / real - 1.0).abs() < 0.01, "{fit:?}");
         }
     }

@@ -3,7 +3,6 @@
 use std::{ops::Range, time::Duration};
 
 use kv::{Found, Miss};
-use queue::QueueState;
 use serde::{Deserialize, Serialize};
 use types::{
     CopyDirection, RequestId, SlotAdmission, SlotId, StepId, StepPlan, TokenId, WorkItem, planted,
@@ -27,8 +26,6 @@ pub(crate) struct Draft {
     pub(crate) tokens_left: u32,
     /// A request lost its slot while this step was planned.
     pub(crate) preempted: bool,
-    /// Requests that left the queue for the first time.
-    pub(crate) served: u64,
     /// What the step takes, and how much more it may.
     pub(crate) pace: StepPace,
     /// What is running, as it is expected to grow; worked out when somebody wants to start.
@@ -89,7 +86,6 @@ impl Scheduler {
             now,
             tokens_left: self.settings.step_tokens_max,
             preempted: false,
-            served: 0,
             pace: self.pace.begin(),
             growth: None,
             stopped: None,
@@ -109,30 +105,19 @@ impl Scheduler {
             passes::decode(self, &mut draft);
             passes::prompts(self, &mut draft);
         }
-        let state = self.queue_state(draft.stopped);
-        self.meter.observe(now, draft.served, state);
         self.keep_line(&mut draft);
         self.pace.end(&draft.pace);
-        if state != QueueState::Full {
-            self.let_give_way(&mut draft);
-        }
+        self.let_give_way(&mut draft);
         self.close(draft)
-    }
-
-    /// What the queue is like when no more requests started, for the reason given.
-    pub(crate) fn queue_state(&self, stopped: Option<Cause>) -> QueueState {
-        match stopped {
-            _ if self.queue.new_len() == 0 => QueueState::Empty,
-            Some(Cause::Slot | Cause::Blocks) => QueueState::Full,
-            _ => QueueState::Filling,
-        }
     }
 
     /// Has parts of prompts give way where somebody new could start at once, and no other step builds on them.
     fn let_give_way(&self, draft: &mut Draft) {
         let has_slot = (self.slots.len() as u32) < self.settings.running_max;
         let is_alone = self.flights_max == 1 && !self.kv.has_states();
-        if !(has_slot && is_alone && self.policy.lets_pass()) {
+        // Who waits for blocks already is not served by leaving out what others compute.
+        let is_held_up = self.queue.new_len() > 0 && draft.stopped == Some(Cause::Blocks);
+        if !(has_slot && is_alone && self.policy.lets_pass()) || is_held_up {
             return;
         }
         for (item, flight) in draft.items.iter_mut().zip(&mut draft.flight) {
@@ -312,7 +297,7 @@ impl Scheduler {
         if is_first {
             sequence.started = Some(draft.now);
             sequence.cached_tokens = computed;
-            draft.served += 1;
+            self.recent.observe_start(sequence.len(), computed);
             self.policy.started(ticket.rank.place, &sequence.tenant, sequence.cost);
             self.counters.prefix_queried_tokens += u64::from(sequence.len());
             self.counters.prefix_hit_tokens += u64::from(computed);

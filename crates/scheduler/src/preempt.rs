@@ -77,8 +77,6 @@ impl Scheduler {
         // The new executor never heard of these slots, and its blocks are empty.
         self.slots.take_released();
         self.kv.forget_all();
-        let state = self.queue_state(Some(Cause::Recovery));
-        self.meter.observe(now, 0, state);
         self.line.clock.turn(Cause::Recovery, now);
         events
     }

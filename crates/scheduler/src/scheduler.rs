@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use kv::KvManager;
-use queue::{ActivePolicy, Arrival, ServiceMeter, ServiceRate, Ticket, WaitingQueue};
+use queue::{ActivePolicy, Arrival, QueueFull, Ticket, WaitingQueue};
 use serde::{Deserialize, Serialize};
 use types::{
     ExecutorInfo, Fault, Request, RequestEvent, RequestId, Service, SlotId, StepId, planted,
@@ -11,12 +11,13 @@ use types::{
 };
 
 use crate::{
-    Error, Limits, Settings,
+    Error, Forecast, Limits, Settings,
     account::Account,
     line::Line,
     outputs::{LENGTH_ASSUMED, OutputLengths},
     pace::Pace,
     plan::Flight,
+    recent::{Came, Recent},
     sequence::{Running, Sequence, cost},
     slots::Slots,
 };
@@ -40,7 +41,7 @@ pub struct Scheduler {
     pub(crate) policy: ActivePolicy,
     pub(crate) outputs: OutputLengths,
     pub(crate) pace: Pace,
-    pub(crate) meter: ServiceMeter,
+    pub(crate) recent: Recent,
     pub(crate) line: Line,
     pub(crate) counters: Counters,
 }
@@ -86,7 +87,7 @@ impl Scheduler {
             policy: settings.policy.start(&settings.tenant_weights),
             outputs: OutputLengths::new(),
             pace: Pace::new(settings.token_latency_target),
-            meter: ServiceMeter::default(),
+            recent: Recent::default(),
             line: Line::new(),
             counters: Counters::default(),
             settings,
@@ -98,19 +99,25 @@ impl Scheduler {
     pub fn submit(&mut self, request: Request, now: Duration) -> Result<(), Error> {
         let tokens_max =
             self.limits.check(&request.prompt, &request.sampling, request.tokens_max)?;
-        let rate = self.meter.rate();
-        // A policy remembers whom it placed, so a refusal comes before.
-        self.queue.admits(rate)?;
         // Not by what answers are measured to be: places given at different times could not be compared.
         let cost = cost(request.prompt.len() as u32, tokens_max.min(LENGTH_ASSUMED));
+        let len = request.prompt.len() as u32;
+        if self.queue.is_full() {
+            let forecast = self.forecast(now);
+            let wait = forecast.wait(now, &request.service, len, tokens_max, 0);
+            let wait = wait.unwrap_or(Forecast::UNMEASURED_WAIT);
+            return Err(QueueFull { limit: self.queue.limit(), wait }.into());
+        }
         let Service { priority, due, ref tenant, ref cache_salt } = request.service;
         let key = self.kv.key(cache_salt.clone(), &request.prompt);
-        let place =
-            self.policy.place(&Arrival { now, priority, tenant: tenant.clone(), cost, due });
+        let arrival = Arrival { now, priority, tenant: tenant.clone(), cost, due };
+        let place = self.policy.place(&arrival);
+        self.policy.arrived(&arrival);
+        self.recent.observe_arrival(Came { arrival, len, tokens_max });
         let id = request.id;
         let account = Account::new(now, self.queue.len(), self.slots.len());
         let sequence = Sequence::new(request, tokens_max, cost, key, account);
-        self.queue.push(id, place, now, rate, sequence)?;
+        self.queue.push(id, place, now, sequence);
         self.line.arrived(id);
         self.pace.arrive(now);
         Ok(())
@@ -136,6 +143,10 @@ impl Scheduler {
     /// A request has ended, in whatever way: what it cost is known now.
     fn settle(&mut self, ticket: &Ticket, sequence: &Sequence, now: Duration) {
         self.policy.ended(&sequence.tenant, sequence.cost, sequence.real_cost());
+        let generated = sequence.generated();
+        if generated > 0 {
+            self.outputs.observe_end(generated, generated >= sequence.tokens_max);
+        }
         self.close_account(ticket, sequence, now);
     }
 
@@ -209,19 +220,6 @@ impl Scheduler {
     /// Whether a request runs.
     pub fn has_slot(&self, id: RequestId) -> bool {
         self.slots.of(id).is_some()
-    }
-
-    /// Slots that new requests find free: none as long as they wait for blocks, whatever slots there are.
-    pub fn places_free(&self) -> u32 {
-        if self.meter.is_full() {
-            return 0;
-        }
-        self.settings.running_max.saturating_sub(self.slots.len() as u32)
-    }
-
-    /// How fast requests leave the queue.
-    pub fn service_rate(&self) -> ServiceRate {
-        self.meter.rate()
     }
 
     /// KV blocks in use and in all, over all cache groups.

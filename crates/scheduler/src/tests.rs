@@ -2,6 +2,7 @@
 
 mod accounts;
 mod driver;
+mod forecasts;
 mod giving_way;
 mod guesses;
 mod host;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, collections::VecDeque, sync::Arc, time::Duration};
 
-use scheduler::{Error, Scheduler, Settings};
+use scheduler::{Error, Forecast, Scheduler, Settings};
 use types::{
     Request, RequestEvent, RequestId, SampledToken, SamplingParams, Service, SlotId, StepOutcome,
     StepPlan, TokenId,
@@ -28,8 +28,8 @@ pub struct Served {
     pub preemptions: u32,
     /// How many waited when it came, on its replica.
     pub waiting: usize,
-    /// The wait that was predicted for it then, in seconds.
-    pub predicted_s: f64,
+    /// The wait that was predicted for it then, in seconds, once steps had been measured.
+    pub predicted_s: Option<f64>,
     /// How long it waited until it was first scheduled, in seconds.
     pub queued_s: Option<f64>,
     /// Why it was refused, if it was.
@@ -44,7 +44,7 @@ impl Served {
             cached_tokens: 0,
             preemptions: 0,
             waiting: 0,
-            predicted_s: 0.0,
+            predicted_s: None,
             queued_s: None,
             refused: None,
         }
@@ -181,6 +181,7 @@ impl Fleet {
 /// One engine: a scheduler, its device, and the steps under way with the time when each ends.
 struct Replica {
     scheduler: Scheduler,
+    forecast: Forecast,
     executor: Executor,
     random: Random,
     under_way: VecDeque<(StepPlan, Duration)>,
@@ -196,8 +197,10 @@ struct Replica {
 
 impl Replica {
     fn new(device: &Device, settings: Settings, seed: u64) -> Result<Self, Error> {
+        let scheduler = Scheduler::new(&device.info, settings)?;
         Ok(Self {
-            scheduler: Scheduler::new(&device.info, settings)?,
+            forecast: scheduler.forecast(Duration::ZERO),
+            scheduler,
             executor: Executor::default(),
             random: Random::new(seed),
             under_way: VecDeque::new(),
@@ -212,9 +215,12 @@ impl Replica {
     fn submit(&mut self, index: usize, served: &mut Served) {
         let at = Duration::from_secs_f64(served.job.at_s);
         served.waiting = self.scheduler.waiting();
-        let rate = self.scheduler.service_rate();
-        served.predicted_s = rate.predicted_wait(served.waiting).as_secs_f64();
-        match self.scheduler.submit(request(index, &served.job), at) {
+        let request = request(index, &served.job);
+        let others = served.waiting.saturating_sub(self.forecast.waiting());
+        let len = served.job.prompt_tokens;
+        let predicted = self.forecast.wait(at, &request.service, len, request.tokens_max, others);
+        served.predicted_s = predicted.map(|wait| wait.as_secs_f64());
+        match self.scheduler.submit(request, at) {
             Ok(()) => {
                 self.held += 1;
                 self.load += load_of(&served.job);
@@ -225,6 +231,9 @@ impl Replica {
 
     /// Submits as many steps as the device takes.
     fn plan(&mut self, device: &Device, now: Duration) {
+        if self.forecast.is_old(now) {
+            self.forecast = self.scheduler.forecast(now);
+        }
         while let Some(plan) = self.scheduler.plan(now) {
             let positions = plan.items.iter().map(|item| &item.positions);
             let took = device.step(positions, plan.copies.len(), &mut self.random);

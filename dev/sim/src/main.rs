@@ -1,5 +1,5 @@
 //! `cargo run --release -p sim -- table`: workloads under each policy, beside first-come with a fixed chunk.
-//! `cargo run --release -p sim -- waits`: the waits that are predicted beside those that come.
+//! `cargo run --release -p sim -- waits SEEDS`: the waits that are predicted beside those that come.
 //! `cargo run --release -p sim -- host`: conversations on a device with few blocks, with and without a host tier.
 //! `cargo run --release -p sim -- day`: a day of simulated time, and what the process holds in memory after each hour.
 //! `cargo run --release -p sim -- soak SEEDS STEPS`: so many seeds of so many steps each, with all checks.
@@ -10,7 +10,7 @@ use scheduler::Settings;
 use sim::{
     day, host,
     soak::{self, Action, Script},
-    waits::{self, Arrivals},
+    waits::{self, Load, Wait, Waits},
     workload::{Workload, load_of},
 };
 use simulate::{
@@ -20,7 +20,8 @@ use simulate::{
     run::Fleet,
 };
 
-const USAGE: &str = "usage: sim table | sim waits | sim host | sim day | sim soak SEEDS STEPS";
+const USAGE: &str =
+    "usage: sim table | sim waits SEEDS | sim host | sim day | sim soak SEEDS STEPS";
 const DURATION_S: f64 = 120.0;
 
 fn main() -> ExitCode {
@@ -28,7 +29,10 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["table"] => table(),
-        ["waits"] => waits_table(),
+        ["waits", seeds] => match seeds.parse() {
+            Ok(seeds) => waits_table(seeds),
+            Err(_) => return usage(),
+        },
         ["host"] => host_table(),
         ["day"] => run_day(),
         ["soak", seeds, steps] => match (seeds.parse(), steps.parse()) {
@@ -133,27 +137,32 @@ fn unbounded(device: &Device) -> Settings {
     Settings { waiting_max: 1 << 20, ..device.settings() }
 }
 
-fn waits_table() {
+/// Each load with seeds 1 to `seeds`: the waits of all of them, and how far off the means of single seeds are.
+fn waits_table(seeds: u64) {
     println!(
-        "| device | policy | load | waits counted | mean wait, s | predicted, s | within 20 % | off by, median and 90 in 100 |"
+        "| device | policy | load | waits counted | mean wait, s | predicted, s | of each seed | within 20 % | off by, median and 90 in 100 |"
     );
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
-    let loads = [
-        ("110 %", Arrivals::Steady(110)),
-        ("150 %", Arrivals::Steady(150)),
-        ("300 %", Arrivals::Steady(300)),
-        ("bursts", Arrivals::Bursts),
-        ("long among short", Arrivals::Mixed),
-    ];
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for name in Device::names() {
         let device = Device::named(name).expect("it is built in");
         for (policy, settings) in contenders(&unbounded(&device)) {
-            for (load, arrivals) in loads {
-                let jobs = waits::jobs(&device, arrivals, DURATION_S, 1);
-                let waits = waits::measure(&device, settings.clone(), jobs);
-                let [median, most] = waits.off.map(|off| 100.0 * off);
+            for (load_name, load) in Load::ALL {
+                let device = load.on(&device);
+                let of_seed = |seed| {
+                    let jobs = load.jobs(&device, DURATION_S, seed);
+                    waits::measure(&device, settings.clone(), jobs)
+                };
+                let of_seeds: Vec<Vec<Wait>> = (1..=seeds).map(of_seed).collect();
+                let off = of_seeds.iter().map(|waits| {
+                    let Waits { actual_s, predicted_s, .. } = Waits::of(waits);
+                    100.0 * (predicted_s / actual_s - 1.0)
+                });
+                let least = off.clone().fold(f64::INFINITY, f64::min);
+                let most = off.fold(f64::NEG_INFINITY, f64::max);
+                let waits = Waits::of(&of_seeds.concat());
+                let [median, ninety] = waits.off.map(|off| 100.0 * off);
                 println!(
-                    "| {name} | {policy} | {load} | {} | {:.1} | {:.1} | {:.0} % | {median:.0} %, {most:.0} % |",
+                    "| {name} | {policy} | {load_name} | {} | {:.1} | {:.1} | {least:+.0} to {most:+.0} % | {:.0} % | {median:.0} %, {ninety:.0} % |",
                     waits.counted,
                     waits.actual_s,
                     waits.predicted_s,

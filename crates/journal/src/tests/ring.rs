@@ -254,9 +254,12 @@ fn a_state_that_cannot_be_used_is_refused_with_the_reason() {
     state.encode(&mut encoded);
     let mut other = encoded.0.clone();
     other[1] = 99;
+    let known = crate::state::VERSION;
     assert_eq!(
         with(&other),
-        "the journal begins with a scheduler's state in version 99; this program reads version 1"
+        format!(
+            "the journal begins with a scheduler's state in version 99; this program reads version {known}"
+        )
     );
     let read = Journal::read(&[&bytes[..begin], &framed(&other)].concat()).unwrap();
     assert!(show::listing(&read).contains("in version 99"));

@@ -10,11 +10,11 @@ use crate::Place;
 
 const DUE_UNLESS_SAID: Duration = Duration::from_secs(10);
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Deadline;
 
 impl Policy for Deadline {
-    fn place(&mut self, arrival: &Arrival) -> Place {
+    fn place(&self, arrival: &Arrival) -> Place {
         let due = arrival.now + arrival.due.unwrap_or(DUE_UNLESS_SAID);
         Place { class: arrival.priority, tag: due.as_micros().try_into().unwrap_or(u64::MAX) }
     }

@@ -17,7 +17,7 @@ const PARTS: u64 = 1024;
 /// Tenants remembered before those are forgotten whose counters the clock has passed.
 const TENANTS_MAX: usize = 4096;
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Fair {
     weights: BTreeMap<Arc<str>, u32>,
     clock: u64,
@@ -34,18 +34,26 @@ impl Fair {
         let weight = self.weights.get(tenant).copied().unwrap_or(1).max(1);
         cost * PARTS / u64::from(weight)
     }
+
+    /// Where the next request of a tenant begins.
+    fn begin(&self, tenant: &Arc<str>) -> u64 {
+        self.counters.get(tenant).copied().unwrap_or(0).max(self.clock)
+    }
 }
 
 impl Policy for Fair {
-    fn place(&mut self, arrival: &Arrival) -> Place {
+    fn place(&self, arrival: &Arrival) -> Place {
         let parts = self.parts(&arrival.tenant, arrival.cost);
-        let counter = self.counters.get(&arrival.tenant).copied().unwrap_or(0);
-        let begin = counter.max(self.clock);
+        let tag = self.begin(&arrival.tenant) + OVERTAKEN_COSTS_MAX * parts;
+        Place { class: arrival.priority, tag }
+    }
+
+    fn arrived(&mut self, arrival: &Arrival) {
+        let end = self.begin(&arrival.tenant) + self.parts(&arrival.tenant, arrival.cost);
         if self.counters.len() >= TENANTS_MAX {
             self.counters.retain(|_, counter| *counter > self.clock);
         }
-        self.counters.insert(arrival.tenant.clone(), begin + parts);
-        Place { class: arrival.priority, tag: begin + OVERTAKEN_COSTS_MAX * parts }
+        self.counters.insert(arrival.tenant.clone(), end);
     }
 
     fn started(&mut self, place: Place, tenant: &Arc<str>, cost: u64) {

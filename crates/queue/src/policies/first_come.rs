@@ -5,11 +5,11 @@ use serde::{Deserialize, Serialize};
 use super::{Arrival, Policy};
 use crate::Place;
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct FirstCome;
 
 impl Policy for FirstCome {
-    fn place(&mut self, _arrival: &Arrival) -> Place {
+    fn place(&self, _arrival: &Arrival) -> Place {
         Place::default()
     }
 

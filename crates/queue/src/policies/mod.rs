@@ -1,7 +1,7 @@
 //! Who is served first.
 //!
-//! A policy places a request once, when it arrives. Waiting makes no difference to the order between two requests, so
-//! ageing is part of the place: later arrivals get later places, however small they are.
+//! A policy places a request once, when it arrives, and is then told that it has. Waiting makes no difference to the
+//! order between two requests, so ageing is part of the place: later arrivals get later places, however small they are.
 
 mod deadline;
 mod fair;
@@ -27,7 +27,7 @@ use crate::Place;
 const OVERTAKEN_COSTS_MAX: u64 = 16;
 
 /// A request as a policy sees it when it arrives.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Arrival {
     /// When.
     pub now: Duration,
@@ -44,7 +44,10 @@ pub struct Arrival {
 /// An order of service.
 pub trait Policy: fmt::Debug + Send {
     /// Where a request goes that arrives now.
-    fn place(&mut self, arrival: &Arrival) -> Place;
+    fn place(&self, arrival: &Arrival) -> Place;
+
+    /// A request was let in, and is where it was placed.
+    fn arrived(&mut self, _arrival: &Arrival) {}
 
     /// A request that was placed so left the queue for the first time.
     fn started(&mut self, _place: Place, _tenant: &Arc<str>, _cost: u64) {}
@@ -102,10 +105,10 @@ impl PolicyKind {
 }
 
 /// One of the policies, with what it remembers.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ActivePolicy(State);
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 enum State {
     FirstCome(first_come::FirstCome),
     Priority(priority::Priority),

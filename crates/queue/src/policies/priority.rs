@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 use super::{Arrival, Policy};
 use crate::Place;
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Priority;
 
 impl Policy for Priority {
-    fn place(&mut self, arrival: &Arrival) -> Place {
+    fn place(&self, arrival: &Arrival) -> Place {
         Place { class: arrival.priority, tag: 0 }
     }
 

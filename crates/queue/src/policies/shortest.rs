@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use super::{Arrival, OVERTAKEN_COSTS_MAX, Policy};
 use crate::Place;
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Shortest {
     /// The cost of all requests that have started.
     started: u64,
 }
 
 impl Policy for Shortest {
-    fn place(&mut self, arrival: &Arrival) -> Place {
+    fn place(&self, arrival: &Arrival) -> Place {
         let tag = self.started + OVERTAKEN_COSTS_MAX * arrival.cost;
         Place { class: arrival.priority, tag }
     }

@@ -31,13 +31,15 @@ impl Server {
     }
 
     fn arrive(&mut self, job: Job) -> usize {
-        let place = self.policy.place(&Arrival {
+        let arrival = Arrival {
             now: Duration::from_secs(self.served),
             priority: job.priority,
             tenant: job.tenant.clone(),
             cost: job.cost,
             due: job.due_s.map(Duration::from_secs),
-        });
+        };
+        let place = self.policy.place(&arrival);
+        self.policy.arrived(&arrival);
         self.arrivals += 1;
         self.waiting.insert((place, self.arrivals), (job, self.served));
         self.arrivals
@@ -170,8 +172,8 @@ fn what_a_request_really_cost_counts() {
         cost: 100,
         due: None,
     };
-    fair.place(&arrival("modest"));
-    fair.place(&arrival("greedy"));
+    fair.arrived(&arrival("modest"));
+    fair.arrived(&arrival("greedy"));
     fair.ended(&"greedy".into(), 100, 900);
     fair.ended(&"modest".into(), 100, 10);
     assert!(fair.place(&arrival("modest")) < fair.place(&arrival("greedy")));

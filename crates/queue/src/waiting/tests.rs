@@ -4,8 +4,6 @@ use proptest::{prelude::*, test_runner::RngSeed};
 
 use super::*;
 
-const RATE: ServiceRate = ServiceRate { served: 4, busy: Duration::from_secs(2) };
-
 fn class(class: i32) -> Place {
     Place { class, tag: 0 }
 }
@@ -14,7 +12,7 @@ fn class(class: i32) -> Place {
 fn classes_go_first_and_arrival_decides_within() {
     let mut queue = WaitingQueue::new(10);
     for (id, priority) in [(1, 0), (2, -1), (3, 0), (4, 5), (5, -1)] {
-        queue.push(RequestId(id), class(priority), Duration::ZERO, RATE, ()).unwrap();
+        queue.push(RequestId(id), class(priority), Duration::ZERO, ());
     }
     let order: Vec<u64> =
         std::iter::from_fn(|| queue.take_first()).map(|(ticket, ())| ticket.id.0).collect();
@@ -24,10 +22,10 @@ fn classes_go_first_and_arrival_decides_within() {
 #[test]
 fn a_returned_request_stands_before_later_ones_of_its_class_only() {
     let mut queue = WaitingQueue::new(10);
-    queue.push(RequestId(1), class(0), Duration::ZERO, RATE, "first").unwrap();
+    queue.push(RequestId(1), class(0), Duration::ZERO, "first");
     let (ticket, body) = queue.take_first().unwrap();
-    queue.push(RequestId(2), class(0), Duration::ZERO, RATE, "second").unwrap();
-    queue.push(RequestId(3), class(-1), Duration::ZERO, RATE, "urgent").unwrap();
+    queue.push(RequestId(2), class(0), Duration::ZERO, "second");
+    queue.push(RequestId(3), class(-1), Duration::ZERO, "urgent");
     queue.put_back(ticket, body);
     queue.invariants();
     let order: Vec<&str> = queue.iter().map(|(_, body)| *body).collect();
@@ -35,27 +33,31 @@ fn a_returned_request_stands_before_later_ones_of_its_class_only() {
 }
 
 #[test]
-fn the_limit_names_itself_and_the_wait() {
-    let mut queue = WaitingQueue::new(2);
-    queue.push(RequestId(1), class(0), Duration::ZERO, RATE, ()).unwrap();
-    queue.push(RequestId(2), class(0), Duration::ZERO, RATE, ()).unwrap();
-    let full = queue.push(RequestId(3), class(-9), Duration::ZERO, RATE, ()).unwrap_err();
-    assert_eq!(full, QueueFull { limit: 2, wait: Duration::from_millis(1500) });
-    let fault = Fault::from(full);
+fn a_refusal_names_the_limit_and_the_wait() {
+    let fault = Fault::from(QueueFull { limit: 2, wait: Duration::from_millis(1500) });
     assert_eq!((fault.kind, fault.retry_after_ms), (FaultKind::Overloaded, Some(1500)));
     assert!(fault.message.contains("2 requests wait"), "{}", fault.message);
 }
 
 #[test]
+#[should_panic(expected = "the caller saw room")]
+fn a_full_queue_takes_nobody() {
+    let mut queue = WaitingQueue::new(1);
+    queue.push(RequestId(1), class(0), Duration::ZERO, ());
+    assert!(queue.is_full());
+    queue.push(RequestId(2), class(-9), Duration::ZERO, ());
+}
+
+#[test]
 fn returned_requests_do_not_count_against_the_limit() {
     let mut queue = WaitingQueue::new(1);
-    queue.push(RequestId(1), class(0), Duration::ZERO, RATE, ()).unwrap();
+    queue.push(RequestId(1), class(0), Duration::ZERO, ());
     let (ticket, ()) = queue.take_first().unwrap();
-    queue.push(RequestId(2), class(0), Duration::ZERO, RATE, ()).unwrap();
+    queue.push(RequestId(2), class(0), Duration::ZERO, ());
     queue.put_back(ticket, ());
     assert_eq!((queue.len(), queue.new_len()), (2, 1));
     queue.remove(RequestId(2)).unwrap();
-    queue.push(RequestId(3), class(0), Duration::ZERO, RATE, ()).unwrap();
+    queue.push(RequestId(3), class(0), Duration::ZERO, ());
     queue.invariants();
 }
 
@@ -95,9 +97,9 @@ proptest! {
             match operation {
                 Operation::Push { priority } => {
                     let full = waiting.iter().filter(|(_, _, returned)| !returned).count() >= limit;
-                    let outcome = queue.push(RequestId(next), class(priority), Duration::ZERO, RATE, next);
-                    prop_assert_eq!(outcome.is_err(), full);
+                    prop_assert_eq!(queue.is_full(), full);
                     if !full {
+                        queue.push(RequestId(next), class(priority), Duration::ZERO, next);
                         waiting.push((priority, next, false));
                         next += 1;
                     }

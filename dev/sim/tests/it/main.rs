@@ -8,7 +8,7 @@ mod soaks;
 use scheduler::Settings;
 use sim::{
     host,
-    waits::{self, Arrivals},
+    waits::{self, Load, Waits},
     workload::{Workload, load_of},
 };
 use simulate::{
@@ -88,8 +88,8 @@ fn tenants_share_whatever_they_ask_for() {
 #[test]
 fn waits_come_as_they_were_predicted() {
     let device = gpu();
-    let jobs = waits::jobs(&device, Arrivals::Steady(150), 120.0, 1);
-    let found = waits::measure(&device, settings(&device, "fair"), jobs);
+    let jobs = Load::Steady(150).jobs(&device, 120.0, 1);
+    let found = Waits::of(&waits::measure(&device, settings(&device, "fair"), jobs));
     assert!(found.counted > 10_000, "{found:?}");
     assert!((found.predicted_s / found.actual_s - 1.0).abs() < 0.05, "{found:?}");
     assert!(found.within_a_fifth > 0.95, "{found:?}");
