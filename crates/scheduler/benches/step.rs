@@ -40,14 +40,7 @@ impl Decoding {
             Settings { running_max: running, step_tokens_max: 8192, ..Settings::default() };
         let mut scheduler = Scheduler::new(&info, settings).expect("the settings are sound");
         for id in 0..u64::from(running) {
-            let request = Request {
-                id: RequestId(id),
-                prompt: vec![1; prompt_len],
-                sampling: SamplingParams::default(),
-                tokens_max: 8192,
-                service: Service::default(),
-            };
-            scheduler.submit(request, Duration::ZERO).expect("there is room");
+            scheduler.submit(request(id, prompt_len), Duration::ZERO).expect("there is room");
         }
         let mut decoding = Self { scheduler, running, prompt_len, steps_left: STEPS };
         loop {
@@ -74,6 +67,16 @@ impl Decoding {
 
     fn commit(&mut self, outcome: StepOutcome) {
         self.scheduler.commit(outcome, Duration::ZERO).expect("the outcome is of the plan");
+    }
+}
+
+fn request(id: u64, prompt_len: usize) -> Request {
+    Request {
+        id: RequestId(id),
+        prompt: vec![1; prompt_len],
+        sampling: SamplingParams::default(),
+        tokens_max: 8192,
+        service: Service::default(),
     }
 }
 
@@ -116,11 +119,38 @@ fn step(criterion: &mut Criterion) {
     }
 }
 
+/// What it costs the step to let waits be predicted, and the first who asks to predict them.
+fn forecast(criterion: &mut Criterion) {
+    for (running, prompt_len) in [(64, 1000), (1024, 1000)] {
+        let Decoding { mut scheduler, .. } = Decoding::new(running, prompt_len);
+        for id in 0..1024 {
+            let request = request(u64::from(running) + id, prompt_len);
+            scheduler.submit(request, Duration::ZERO).expect("there is room");
+        }
+        let mut now = Duration::ZERO;
+        for _ in 0..100 {
+            let plan = scheduler.plan(now).expect("there is work");
+            now += Duration::from_millis(10);
+            scheduler.commit(answer(&plan), now).expect("the outcome is of the plan");
+        }
+        let parameter = format!("{running} running, 1024 waiting, prompt {prompt_len}");
+        criterion.bench_function(&format!("forecast, {parameter}"), |bencher| {
+            bencher.iter(|| scheduler.forecast(now));
+        });
+        criterion.bench_function(&format!("first wait asked, {parameter}"), |bencher| {
+            let ask = |forecast: scheduler::Forecast| {
+                forecast.wait(now, &Service::default(), 1000, 8192, 0)
+            };
+            bencher.iter_batched(|| scheduler.forecast(now), ask, BatchSize::PerIteration);
+        });
+    }
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default()
         .warm_up_time(Duration::from_secs(1))
         .measurement_time(Duration::from_secs(2));
-    targets = step
+    targets = step, forecast
 }
 criterion_main!(benches);
