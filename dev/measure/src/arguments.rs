@@ -65,7 +65,14 @@ pub(crate) fn command() -> Command {
             Command::new("sharing")
                 .about("What requests do to one another: a long prompt, a second turn, tenants")
                 .args(cpu_arguments())
-                .arg(model_argument()),
+                .arg(model_argument())
+                .arg(
+                    Arg::new("turns")
+                        .long("turns")
+                        .value_name("NUMBER")
+                        .value_parser(value_parser!(u16).range(1..))
+                        .help("Only a long prompt among short ones, so many times without and with"),
+                ),
         )
         .subcommand(
             Command::new("speculation")

@@ -26,7 +26,7 @@ use crate::{
 const CONTEXT: usize = 6400;
 const LONG_PROMPT: usize = 6000;
 const SHORT_REQUESTS: usize = 100;
-const ROUNDS: usize = 5;
+const TURNS: u16 = 5;
 const HISTORY: usize = 4000;
 const TURN: usize = 20;
 
@@ -39,7 +39,13 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<()> {
     ensure!(context_max >= CONTEXT, "the model's context of {context_max} is too short");
     let many = |slots| start(&cpu, &model, (slots, CONTEXT));
     println!("{}, on {} threads", path.display(), cpu.pool.threads());
-    with_engine(many(64)?, |handle| long_among_short(handle, model.spec.vocab_size))?;
+    let turns = matches.get_one::<u16>("turns").copied();
+    with_engine(many(64)?, |handle| {
+        long_among_short(handle, model.spec.vocab_size, turns.unwrap_or(TURNS))
+    })?;
+    if turns.is_some() {
+        return Ok(());
+    }
     with_engine(many(64)?, |handle| second_turn(handle, model.spec.vocab_size))?;
     // One slot, and so no blocks for two histories.
     for host_cache_bytes in [0, 1 << 30] {
@@ -69,9 +75,9 @@ fn request(prompt: Vec<TokenId>, tokens_max: u32, tenant: &str, salt: &Arc<str>)
 
 /// Short requests, ten a second, alone and with a long prompt among them; in turns, because the worst of a hundred
 /// tells of the machine too.
-fn long_among_short(handle: &EngineHandle, vocab_size: usize) -> Result<()> {
+fn long_among_short(handle: &EngineHandle, vocab_size: usize, turns: u16) -> Result<()> {
     let mut all_ms = [Vec::new(), Vec::new()];
-    for _ in 0..ROUNDS {
+    for _ in 0..turns {
         let mut tails_ms = [0.0; 2];
         for with_long in [false, true] {
             let mut first_ms = short_requests(handle, vocab_size, with_long)?;
@@ -83,7 +89,7 @@ fn long_among_short(handle: &EngineHandle, vocab_size: usize) -> Result<()> {
     }
     let [alone, beside] = all_ms.map(|mut all_ms| percentile(&mut all_ms, 99.0));
     println!(
-        "of all: {alone:.0} ms p99 without, {beside:.0} ms with the long prompt, {:.2} times\n",
+        "of all: {alone:.1} ms p99 without, {beside:.1} ms with the long prompt, {:.2} times\n",
         beside / alone
     );
     Ok(())
@@ -109,7 +115,7 @@ fn short_requests(handle: &EngineHandle, vocab_size: usize, with_long: bool) -> 
         format!(", beside a prompt of {LONG_PROMPT} whose own took {:.0} ms", 1e3 * long.first_s())
     });
     println!(
-        "{SHORT_REQUESTS} short requests{among}: first token {p50:.0} ms p50, {p99:.0} ms p99"
+        "{SHORT_REQUESTS} short requests{among}: first token {p50:.1} ms p50, {p99:.1} ms p99"
     );
     Ok(first_ms)
 }
