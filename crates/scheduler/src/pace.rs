@@ -21,7 +21,8 @@ const QUIET_STEP_TARGETS: f64 = 4.0;
 /// A step need not be longer than this many times what it takes for itself, however often requests come: the device
 /// would do little more in the same time.
 const OWN_TIMES: f64 = 9.0;
-/// The same where a prompt that goes on would be behind one that ends: a first token waits for the step.
+/// The same where a prompt that goes on would be behind one that ends: a first token waits for the step. Where that
+/// leaves no more than a few positions, it is left none.
 const OWN_TIMES_BEHIND: f64 = 5.0;
 /// What a gap between requests weighs against the mean of those before.
 const GAP_WEIGHT: f64 = 0.2;
@@ -268,7 +269,9 @@ impl StepPace {
         let least = if self.prompts { 0 } else { PROMPT_POSITIONS_MIN.min(count) };
         let room = step.room_within(target_s, start, count).max(least);
         if room < rest && self.gives_way && self.first_tokens {
-            step.room_within(target_s.min(OWN_TIMES_BEHIND * self.fit[0]), start, room)
+            let room = step.room_within(target_s.min(OWN_TIMES_BEHIND * self.fit[0]), start, room);
+            // All that is before them is looked up for a few positions as for many.
+            if room < PROMPT_POSITIONS_MIN { 0 } else { room }
         } else {
             room
         }
@@ -541,6 +544,18 @@ mod tests {
         assert!((275..=284).contains(&second_ms), "{second_ms}");
         let third_ms = behind_ms(&mut pace);
         assert_eq!(third_ms, first_ms);
+    }
+
+    #[test]
+    fn behind_a_prompt_that_ends_there_is_room_for_more_than_a_few_positions_or_for_none() {
+        let room = |ending: u32| {
+            let mut step = measured(1000).begin();
+            step.add_prompt(&(0..ending), true);
+            step.room(1000, 500, 5000)
+        };
+        // Five times 20 ms in all, 1.5 ms for each position after a thousand others.
+        assert_eq!(room(54), PROMPT_POSITIONS_MIN);
+        assert_eq!(room(57), 0, "there would be time for fourteen");
     }
 
     #[test]

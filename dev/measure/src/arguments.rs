@@ -71,7 +71,9 @@ pub(crate) fn command() -> Command {
                         .long("turns")
                         .value_name("NUMBER")
                         .value_parser(value_parser!(u16).range(1..))
-                        .help("Only a long prompt among short ones, so many times without and with"),
+                        .help(
+                            "Only a long prompt among short ones, so many times without and with",
+                        ),
                 ),
         )
         .subcommand(

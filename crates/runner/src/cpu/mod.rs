@@ -86,7 +86,7 @@ impl Slots {
 }
 
 /// A step of which all but one of so many parts is done is brought to its end, whoever comes.
-const DONE_PARTS: usize = 4;
+const DONE_PARTS: usize = 8;
 /// Drafts are no longer than this: the rest of one is hardly ever right.
 const DRAFT_TOKENS_MAX: u32 = 16;
 
