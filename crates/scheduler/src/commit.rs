@@ -66,7 +66,7 @@ impl Scheduler {
         let Some(running) = running else { return };
         let start = item.positions.start;
         running.planned = start;
-        running.parts_kept = 0;
+        running.leave_out_part(item.positions.len() as u32);
         running.sequence.account.take_part(step, &(start..start), running.sequence.prompt_len);
         self.counters.left_out_tokens += item.positions.len() as u64;
     }
@@ -89,7 +89,9 @@ impl Scheduler {
         if let Some(running) = &mut running {
             running.drawing -= u32::from(item.sample);
             running.drafted = 0;
-            running.parts_kept = running.parts_kept.saturating_add(u32::from(item.is_part));
+            if item.is_part {
+                running.keep_part(item.positions.len() as u32);
+            }
         }
         let place = running.map(|running| (running.ticket, &mut running.sequence));
         let place =

@@ -15,7 +15,7 @@ use crate::{
     growth::Growth,
     pace::StepPace,
     passes,
-    sequence::{PARTS_KEPT_MIN, Running, Sequence},
+    sequence::{Running, Sequence},
 };
 
 /// A step being put together: what the passes have decided so far.
@@ -315,7 +315,7 @@ impl Scheduler {
             drafted: 0,
             on_host_end: if is_sooner { on_host.end } else { computed },
             is_first,
-            parts_kept: PARTS_KEPT_MIN,
+            spare_positions: 0,
         };
         let slot = self.slots.insert(running).expect("the caller saw a free slot");
         draft.admit.extend(self.slots.get(slot).map(|running| running.admission(slot)));

@@ -109,9 +109,11 @@ pub(crate) fn cost(prompt_tokens: u32, generated_tokens: u32) -> u64 {
     u64::from(prompt_tokens) + 2 * u64::from(generated_tokens)
 }
 
-/// Steps that keep their part of a prompt before one may leave it out again: what is computed in vain is a quarter of
-/// the work at most, however many come.
-pub(crate) const PARTS_KEPT_MIN: u32 = 3;
+/// Positions of a prompt that steps keep for each that one leaves out: what is computed in vain is a quarter of the work at
+/// most, however many come.
+const KEPT_FOR_EACH_LEFT_OUT: i64 = 3;
+/// So many parts in a row may be left out after nobody came for a while.
+const LEFT_OUT_IN_A_ROW_MAX: i64 = 3;
 
 /// A request with a slot.
 #[derive(Debug, Serialize, Deserialize)]
@@ -132,8 +134,8 @@ pub(crate) struct Running {
     pub(crate) on_host_end: u32,
     /// It has this slot for the first time.
     pub(crate) is_first: bool,
-    /// Steps with a part of its prompt since one left that out.
-    pub(crate) parts_kept: u32,
+    /// Positions of its prompt that steps kept, as far as they count, less those to keep for what was left out.
+    pub(crate) spare_positions: i64,
 }
 
 impl Running {
@@ -151,9 +153,22 @@ impl Running {
         self.expected_len() - self.planned
     }
 
-    /// Whether it may lose what a step computes of its prompt, and not for the first time in a while.
+    /// A step computed a part of its prompt.
+    pub(crate) fn keep_part(&mut self, positions: u32) {
+        let positions = i64::from(positions);
+        // The last one in a row needs none to spare.
+        let spare_max = (LEFT_OUT_IN_A_ROW_MAX - 1) * KEPT_FOR_EACH_LEFT_OUT * positions;
+        self.spare_positions = (self.spare_positions + positions).min(spare_max);
+    }
+
+    /// A step left out a part of its prompt.
+    pub(crate) fn leave_out_part(&mut self, positions: u32) {
+        self.spare_positions -= KEPT_FOR_EACH_LEFT_OUT * i64::from(positions);
+    }
+
+    /// Whether it may lose what a step computes of its prompt: not before enough was kept since the last time.
     pub(crate) fn can_give_way(&self) -> bool {
-        self.parts_kept >= PARTS_KEPT_MIN
+        self.spare_positions >= 0
             && self.sequence.probation.is_none()
             && self.sequence.sampling.prompt_logprobs.is_none()
     }

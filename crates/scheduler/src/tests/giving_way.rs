@@ -41,16 +41,46 @@ fn what_was_left_out_is_computed_later_and_somebody_new_goes_first() {
     assert!(account.times.of(Cause::Prefill) >= driver.position);
 }
 
+/// Which of the next steps left out their part, while somebody new comes in each.
+fn left_out<const STEPS: usize>(driver: &mut Driver) -> [bool; STEPS] {
+    std::array::from_fn(|_| {
+        driver.model.leave_out();
+        next(driver).ends_with('~')
+    })
+}
+
 #[test]
 fn three_parts_are_kept_for_one_that_is_not() {
-    let mut driver = driver(fair());
-    let mut plans = Vec::new();
-    for _ in 0..8 {
-        driver.model.leave_out();
-        plans.push(next(&mut driver));
+    let mut driver = Driver::new(executor(100), fair());
+    driver.submit(1, prompt(1, 80), 2);
+    let [first_four, last_four] = [(); 2].map(|()| left_out(&mut driver));
+    assert_eq!(first_four, [true, false, false, false]);
+    assert_eq!(last_four, first_four);
+}
+
+#[test]
+fn three_in_a_row_may_be_left_out_after_nobody_came_for_a_while() {
+    for (parts_kept, in_a_row) in [(1, 1), (2, 1), (3, 2), (5, 2), (6, 3), (8, 3)] {
+        let mut driver = Driver::new(executor(100), fair());
+        driver.submit(1, prompt(1, 160), 2);
+        for _ in 0..parts_kept {
+            driver.step();
+        }
+        let found: [bool; 4] = left_out(&mut driver);
+        let found_in_a_row = found.iter().take_while(|left_out| **left_out).count();
+        assert_eq!(found_in_a_row, in_a_row, "after {parts_kept}");
     }
-    let gave_way: Vec<bool> = plans.iter().map(|plan| plan.ends_with('~')).collect();
-    assert_eq!(gave_way, [true, false, false, false, true, false, false, false], "{plans:#?}");
+}
+
+#[test]
+fn a_small_part_that_is_kept_counts_for_little() {
+    let mut driver = Driver::new(executor(100), Settings { step_tokens_max: 10, ..fair() });
+    driver.submit(1, prompt(1, 80), 2);
+    assert_eq!(left_out(&mut driver), [true]);
+    driver.submit(2, prompt(2, 7), 1);
+    let plan = next(&mut driver);
+    assert!(plan.ends_with("s1@0..7* s0@0..3"), "{plan}");
+    assert_eq!(left_out(&mut driver), [false, false, false, true]);
 }
 
 #[test]
