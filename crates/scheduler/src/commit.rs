@@ -66,9 +66,14 @@ impl Scheduler {
         let Some(running) = running else { return };
         let start = item.positions.start;
         running.planned = start;
-        running.leave_out_part(item.positions.len() as u32);
+        if item.is_part {
+            running.leave_out_part(item.positions.len() as u32);
+            self.counters.left_out_tokens += item.positions.len() as u64;
+        } else {
+            running.drawing -= 1;
+            running.token_left_out = true;
+        }
         running.sequence.account.take_part(step, &(start..start), running.sequence.prompt_len);
-        self.counters.left_out_tokens += item.positions.len() as u64;
     }
 
     /// What one item brought: log-probabilities of its prompt, and the tokens drawn. Nothing, if its request has ended
@@ -89,6 +94,7 @@ impl Scheduler {
         if let Some(running) = &mut running {
             running.drawing -= u32::from(item.sample);
             running.drafted = 0;
+            running.token_left_out = false;
             if item.is_part {
                 running.keep_part(item.positions.len() as u32);
             }

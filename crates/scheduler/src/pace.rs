@@ -271,7 +271,7 @@ impl StepPace {
         if room < rest && self.gives_way && self.first_tokens {
             let room = step.room_within(target_s.min(OWN_TIMES_BEHIND * self.fit[0]), start, room);
             // All that is before them is looked up for a few positions as for many.
-            if room < PROMPT_POSITIONS_MIN { 0 } else { room }
+            if room < PROMPT_POSITIONS_MIN.min(count) { 0 } else { room }
         } else {
             room
         }

@@ -18,6 +18,9 @@ use crate::{
     sequence::{Running, Sequence},
 };
 
+/// Next tokens may give way where the target for them is so many times what the step takes.
+const TARGET_STEPS_MIN: f64 = 2.0;
+
 /// A step being put together: what the passes have decided so far.
 #[derive(Debug)]
 pub(crate) struct Draft {
@@ -125,8 +128,29 @@ impl Scheduler {
             flight.gives_way = flight.is_part && running.can_give_way();
             item.gives_way = flight.gives_way;
         }
+        if self.can_tokens_wait(draft) {
+            draft.items.iter_mut().for_each(|item| item.gives_way = true);
+            draft.flight.iter_mut().for_each(|item| item.gives_way = true);
+        }
         draft.items.sort_by_key(|item| item.gives_way);
         draft.flight.sort_by_key(|item| item.gives_way);
+    }
+
+    /// Whether all of a step may be left out, where nothing is in it but next tokens and what gives way anyway.
+    /// Somebody new would wait until the tokens alone have gone through the model, and with the new prompt they take
+    /// hardly longer. They come later by what the step took so far, which has to be little beside the target for them.
+    fn can_tokens_wait(&self, draft: &Draft) -> bool {
+        let can_wait = |item: &WorkItem| {
+            let is_next_token = item.sample && item.positions.len() == 1;
+            is_next_token && self.slots.get(item.slot).is_some_and(Running::can_token_wait)
+        };
+        let target = self.settings.token_latency_target;
+        let is_short = target.is_some_and(|target| {
+            TARGET_STEPS_MIN * draft.pace.planned_s() <= target.as_secs_f64()
+        });
+        is_short
+            && draft.items.iter().any(|item| item.gives_way)
+            && draft.items.iter().all(|item| item.gives_way || can_wait(item))
     }
 
     fn close(&mut self, draft: Draft) -> Option<StepPlan> {
@@ -316,6 +340,7 @@ impl Scheduler {
             on_host_end: if is_sooner { on_host.end } else { computed },
             is_first,
             spare_positions: 0,
+            token_left_out: false,
         };
         let slot = self.slots.insert(running).expect("the caller saw a free slot");
         draft.admit.extend(self.slots.get(slot).map(|running| running.admission(slot)));

@@ -109,8 +109,8 @@ pub(crate) fn cost(prompt_tokens: u32, generated_tokens: u32) -> u64 {
     u64::from(prompt_tokens) + 2 * u64::from(generated_tokens)
 }
 
-/// Positions of a prompt that steps keep for each that one leaves out: what is computed in vain is a quarter of the work at
-/// most, however many come.
+/// Positions of a prompt that steps keep for each that one leaves out: what is computed in vain is a quarter of the
+/// work at most, however many come.
 const KEPT_FOR_EACH_LEFT_OUT: i64 = 3;
 /// So many parts in a row may be left out after nobody came for a while.
 const LEFT_OUT_IN_A_ROW_MAX: i64 = 3;
@@ -136,6 +136,8 @@ pub(crate) struct Running {
     pub(crate) is_first: bool,
     /// Positions of its prompt that steps kept, as far as they count, less those to keep for what was left out.
     pub(crate) spare_positions: i64,
+    /// The last step left out its next token.
+    pub(crate) token_left_out: bool,
 }
 
 impl Running {
@@ -166,11 +168,17 @@ impl Running {
         self.spare_positions -= KEPT_FOR_EACH_LEFT_OUT * i64::from(positions);
     }
 
-    /// Whether it may lose what a step computes of its prompt: not before enough was kept since the last time.
+    /// Whether it may lose what a step computes of its prompt: not before it kept enough.
     pub(crate) fn can_give_way(&self) -> bool {
         self.spare_positions >= 0
             && self.sequence.probation.is_none()
             && self.sequence.sampling.prompt_logprobs.is_none()
+    }
+
+    /// Whether a step may leave out its next token: not the first one, for which somebody waits as well, and none
+    /// twice.
+    pub(crate) fn can_token_wait(&self) -> bool {
+        self.sequence.generated() > 0 && self.sequence.probation.is_none() && !self.token_left_out
     }
 
     pub(crate) fn admission(&self, slot: SlotId) -> SlotAdmission {

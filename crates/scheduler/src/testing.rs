@@ -185,7 +185,8 @@ impl FakeModel {
         assert!(draft.is_empty() || sample, "{plan}: {slot} has a draft and draws nothing");
         let tokens = [&fake.tokens[..known.end as usize], draft].concat();
         assert!(positions.end < self.info.context_max, "{plan}: {slot} exceeds the context");
-        assert!(!gives_way || !sample, "{plan}: {slot} draws a token and gives way");
+        let is_next_token = positions.len() == 1 && positions.start >= fake.admission.prompt_len;
+        assert!(!gives_way || !sample || is_next_token, "{plan}: {slot} ends and gives way");
         let at_the_end = known.end as usize == fake.tokens.len();
         assert_eq!(sample, at_the_end, "{plan}: {slot} draws exactly at its end");
         assert_eq!(block_tables.len(), self.cache.len(), "{plan}: one table a group");

@@ -105,8 +105,9 @@ pub struct WorkItem {
     /// Draw a token from the logits of the last position before the draft.
     pub sample: bool,
     /// It may be left out, if somebody new comes while the step is computed: it is a part of a prompt of which more is
-    /// to come, and a later plan asks for its positions again. Those that give way stand behind all others, and are
-    /// left out together. Only where one step is under way at once.
+    /// to come, or the position of a next token in a step in which everything gives way, and a later plan asks for its
+    /// positions again. Those that give way stand behind all others, and are left out together. Only where one step is
+    /// under way at once.
     pub gives_way: bool,
 }
 

@@ -117,6 +117,11 @@ pub fn run(
         if items.is_empty() {
             break;
         }
+        // Next tokens as well now and then, where nothing else is in the step.
+        let can_give_way = |item: &WorkItem| item.gives_way || item.positions.len() == 1;
+        if step % 4 == 0 && circumstances.giving_way && items.iter().all(can_give_way) {
+            items.iter_mut().for_each(|item| item.gives_way = true);
+        }
         items.sort_by_key(|item| item.gives_way);
         let mut ends: Vec<(SlotId, usize)> =
             items.iter().map(|item| (item.slot, item.positions.end as usize)).collect();

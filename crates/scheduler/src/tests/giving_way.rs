@@ -1,5 +1,7 @@
 //! Parts of prompts that a step leaves out because somebody new has come.
 
+use std::time::Duration;
+
 use queue::PolicyKind;
 
 use super::driver::{Driver, executor, expected, prompt, settings};
@@ -60,7 +62,7 @@ fn three_parts_are_kept_for_one_that_is_not() {
 
 #[test]
 fn three_in_a_row_may_be_left_out_after_nobody_came_for_a_while() {
-    for (parts_kept, in_a_row) in [(1, 1), (2, 1), (3, 2), (5, 2), (6, 3), (8, 3)] {
+    for (parts_kept, in_a_row) in [(1, 1), (2, 1), (3, 2), (5, 2), (6, 3), (10, 3)] {
         let mut driver = Driver::new(executor(100), fair());
         driver.submit(1, prompt(1, 160), 2);
         for _ in 0..parts_kept {
@@ -109,6 +111,53 @@ fn tokens_do_not_give_way_and_stand_before_what_does() {
     driver.run();
     assert_eq!(driver.stream(1).tokens, expected(1, &prompt(1, 40), 2));
     assert_eq!(driver.stream(2).tokens, expected(2, &prompt(2, 4), 9));
+}
+
+/// A driver whose request 1 goes on with its prompt beside the next tokens of request 2, at a target for these.
+fn tokens_beside_a_part(target_ms: u64) -> Driver {
+    let target = Some(Duration::from_millis(target_ms));
+    let mut driver =
+        Driver::new(executor(100), Settings { token_latency_target: target, ..fair() });
+    driver.submit(1, prompt(1, 160), 2);
+    driver.submit(2, prompt(2, 4), 20);
+    // Until steps have been measured.
+    for _ in 0..9 {
+        driver.step();
+    }
+    driver
+}
+
+#[test]
+fn tokens_give_way_with_all_else_in_a_short_step_but_not_twice_in_a_row() {
+    let mut driver = tokens_beside_a_part(1000);
+    for step in
+        ["9: s0@12..13*~ s1@72..80~", "10: s0@12..13* s1@72..80~", "11: s0@13..14*~ s1@72..80~"]
+    {
+        driver.model.leave_out();
+        assert_eq!(next(&mut driver), format!("step {step}"));
+    }
+    driver.run();
+    for (id, len, tokens_max) in [(1, 160, 2), (2, 4, 20)] {
+        assert_eq!(driver.stream(id).tokens, expected(id, &prompt(id, len), tokens_max));
+    }
+    let account = driver.stream(2).explanation.as_ref().unwrap();
+    assert_eq!(account.steps.decode, 19 + 2, "the two in vain are among them: {account:?}");
+}
+
+#[test]
+fn tokens_do_not_give_way_where_steps_are_long_beside_the_target() {
+    // A step takes 10 ms.
+    let tokens_give_way = |target_ms| next(&mut tokens_beside_a_part(target_ms)).contains("*~");
+    assert!(tokens_give_way(25));
+    assert!(!tokens_give_way(15));
+}
+
+#[test]
+fn a_first_token_does_not_give_way_nor_do_the_others_then() {
+    let mut driver = tokens_beside_a_part(1000);
+    driver.submit(3, prompt(3, 4), 1);
+    let plan = next(&mut driver);
+    assert!(plan.ends_with("s0@12..13* s2@0..4* s1@72..80~"), "{plan}");
 }
 
 #[test]
