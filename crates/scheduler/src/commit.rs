@@ -66,12 +66,12 @@ impl Scheduler {
         let Some(running) = running else { return };
         let start = item.positions.start;
         running.planned = start;
-        if item.is_part {
+        running.drawing -= u32::from(item.sample);
+        if item.is_next_token() {
+            running.token_left_out = true;
+        } else {
             running.leave_out_part(item.positions.len() as u32);
             self.counters.left_out_tokens += item.positions.len() as u64;
-        } else {
-            running.drawing -= 1;
-            running.token_left_out = true;
         }
         running.sequence.account.take_part(step, &(start..start), running.sequence.prompt_len);
     }

@@ -1,10 +1,10 @@
 //! How long steps take, as measured, and how much a step may hold to end in time.
 //!
-//! A step is taken to last a while, plus a time for each position, plus a time for each earlier position that a
-//! position looks back at, plus a time for each block that is copied to the host's memory or from there. A position
-//! alone reads what it looks back at for itself, those of a prompt share it, so the two count apart. All are fitted to
-//! the steps that were, the recent ones counting most, so that the model follows the device, its load and its
-//! temperature: if steps take longer than expected, the next ones hold less.
+//! A step is taken to last a while, plus a time for each position, plus a time for each earlier position that an item
+//! reads, however many positions it has, plus a time for each that one of its positions looks back at, plus a time for
+//! each block that is copied to the host's memory or from there. All are fitted to the steps that were, the recent ones
+//! counting most, so that the model follows the device, its load and its temperature: if steps take longer than
+//! expected, the next ones hold less.
 
 use std::{ops::Range, time::Duration};
 
@@ -35,21 +35,18 @@ const COPIES_UNMEASURED_MAX: u32 = 256;
 /// Parts that a step's duration is made of.
 const PARTS: usize = 5;
 
-/// What steps take for themselves is found where they differ. Where all are alike, and nearly nothing says what of
-/// their duration is their own, it is rather that of their positions: the next ones may hold fewer.
-const OWN_PENALTY: f64 = 1e-4;
+/// What a part is taken to cost is as near to nothing as the steps allow, as if so many for each real one had held one of
+/// it and taken no time. It decides where nearly nothing in the steps does: where all are alike, their time is not
+/// their own but that of their positions, for the next ones may hold fewer; where all look back a little, it is not
+/// for looking back, for the next one may look back far.
+const PENALTIES: Load = [1e-4, 0.0, 1e-3, 1e-3, 0.0];
 /// Before it is measured how long steps take, every other one holds no more positions of prompts than these, so that
 /// there is a difference to be seen.
 const PROBE_POSITIONS_MAX: u32 = 64;
 const PROBED_STEPS: u32 = 16;
 
-/// Those that say how far positions look back, and the steps before these are fitted: they grow with the number of
-/// positions, and few steps cannot tell the one from the other.
-const LOOKING_BACK: Range<usize> = 2..4;
-const LOOKING_BACK_STEPS_MIN: u32 = 32;
-
-/// What a step holds, as far as its duration depends on it: 1, positions, thousands of positions looked back at by
-/// parts of prompts and by positions alone, blocks copied.
+/// What a step holds, as far as its duration depends on it: 1, positions, thousands of positions read by items,
+/// thousands of positions looked back at by positions, blocks copied.
 type Load = [f64; PARTS];
 
 /// A model of the durations of steps.
@@ -112,8 +109,7 @@ impl Pace {
         self.kinds[usize::from(has_prompts)].add(load, took.as_secs_f64());
         self.steps += 1;
         let [tokens, prompts] = self.kinds;
-        let looks_back = self.steps >= LOOKING_BACK_STEPS_MIN;
-        self.fit = fit(&tokens.with(&prompts), |part| looks_back || !LOOKING_BACK.contains(&part));
+        self.fit = fit(&tokens.with(&prompts));
     }
 
     /// A step to be filled.
@@ -193,9 +189,10 @@ impl StepPace {
 
     /// So many such positions at once, which look back at so many positions together.
     pub(crate) fn add_tokens(&mut self, count: u32, looked_back: u64) {
-        let [_, each_s, _, looked_back_s, _] = self.fit;
+        let [_, each_s, read_s, looked_back_s, _] = self.fit;
         self.tokens |= count > 0;
-        self.planned_s += each_s * f64::from(count) + looked_back_s * looked_back as f64 / 1e3;
+        let looking_back_s = (read_s + looked_back_s) * looked_back as f64 / 1e3;
+        self.planned_s += each_s * f64::from(count) + looking_back_s;
     }
 
     /// How long it takes as it is, in seconds.
@@ -303,12 +300,7 @@ impl StepPace {
 /// The load of one item, without the step's own part.
 fn load_of(positions: &Range<u32>) -> Load {
     let (start, end) = (f64::from(positions.start), f64::from(positions.end));
-    let looked_back = (end * end - start * start) / 2e3;
-    if positions.len() == 1 {
-        [0.0, 1.0, 0.0, looked_back, 0.0]
-    } else {
-        [0.0, end - start, looked_back, 0.0, 0.0]
-    }
+    [0.0, end - start, end / 1e3, (end * end - start * start) / 2e3, 0.0]
 }
 
 fn sum(one: Load, other: Load) -> Load {
@@ -333,13 +325,13 @@ impl Sums {
     }
 }
 
-/// The least squares fit of some parts in which none takes less than no time.
-fn fit(sums: &Sums, is_fitted: impl Fn(usize) -> bool) -> Load {
+/// The least squares fit in which no part takes less than no time.
+fn fit(sums: &Sums) -> Load {
     let Sums { squares, products } = sums;
     let mut best = [0.0; PARTS];
     let mut best_error = f64::INFINITY;
     // Every part may be left out: with four there are few ways, and each is a small system. One that never was is.
-    let seen = (0..PARTS).filter(|part| squares[*part][*part] > 0.0 && is_fitted(*part));
+    let seen = (0..PARTS).filter(|part| squares[*part][*part] > 0.0);
     let seen = seen.fold(0, |parts, part| parts | 1 << part);
     for parts in (1..1 << PARTS).filter(|parts| parts & !seen == 0) {
         let fit = solve(squares, products, |part| parts & (1 << part) != 0);
@@ -347,7 +339,9 @@ fn fit(sums: &Sums, is_fitted: impl Fn(usize) -> bool) -> Load {
             continue;
         }
         // The sum of squared errors, less what all fits have in common.
-        let mut error = OWN_PENALTY * squares[0][0] * fit[0] * fit[0];
+        let penalties =
+            fit.iter().zip(PENALTIES).map(|(part_s, penalty)| penalty * part_s * part_s);
+        let mut error = squares[0][0] * penalties.sum::<f64>();
         for (row, (product, seconds)) in squares.iter().zip(products.iter().zip(fit)) {
             let predicted: f64 = row.iter().zip(fit).map(|(square, part)| square * part).sum();
             error += seconds * (predicted - 2.0 * product);
@@ -371,7 +365,8 @@ fn solve(squares: &[Load; PARTS], products: &Load, has: impl Fn(usize) -> bool) 
             row[other] = squares[index][other];
         }
         // A little more than nothing, so that parts that always come together can be told apart somehow.
-        row[index] *= if index == 0 { 1.0 + OWN_PENALTY } else { 1.0 + 1e-9 };
+        row[index] *= 1.0 + 1e-9;
+        row[index] += PENALTIES[index] * squares[0][0];
         row[PARTS] = products[index];
     }
     for pivot in 0..PARTS {
@@ -398,8 +393,8 @@ mod tests {
     /// A device with a fixed time a step, a time a position and two for looking back.
     fn took(items: &[Range<u32>]) -> Duration {
         let load = items.iter().fold([0.0; PARTS], |load, item| sum(load, load_of(item)));
-        let looked_back_s = 0.0005 * load[2] + 0.002 * load[3];
-        Duration::from_secs_f64(0.02 + 0.001 * load[1] + looked_back_s)
+        let looking_back_s = 0.002 * load[2] + 0.0005 * load[3];
+        Duration::from_secs_f64(0.02 + 0.001 * load[1] + looking_back_s)
     }
 
     /// Steps like those below of a device that takes so long to copy a block.
@@ -429,12 +424,12 @@ mod tests {
     #[test]
     fn the_model_finds_what_the_device_does() {
         let fit = measured(100).fit;
-        for (found, real) in fit.iter().zip([0.02, 0.001, 0.0005, 0.002]) {
+        for (found, real) in fit.iter().zip([0.02, 0.001, 0.002, 0.0005]) {
             assert!((found / real - 1.0).abs() < 0.01, "{fit:?}");
         }
         assert_eq!(fit[4], 0.0, "nothing was copied");
         let fit = measured_with_copies(400).fit;
-        for (found, real) in fit.iter().zip([0.02, 0.001, 0.0005, 0.002, 0.0004]) {
+        for (found, real) in fit.iter().zip([0.02, 0.001, 0.002, 0.0005, 0.0004]) {
             assert!((found / real - 1.0).abs() < 0.01, "{fit:?}");
         }
     }
@@ -553,9 +548,9 @@ mod tests {
             step.add_prompt(&(0..ending), true);
             step.room(1000, 500, 5000)
         };
-        // Five times 20 ms in all, 1.5 ms for each position after a thousand others.
-        assert_eq!(room(54), PROMPT_POSITIONS_MIN);
-        assert_eq!(room(57), 0, "there would be time for fourteen");
+        // Five times 20 ms in all, 1.5 ms for each position after a thousand others, and 2 ms for these.
+        assert_eq!(room(52), PROMPT_POSITIONS_MIN);
+        assert_eq!(room(55), 0, "there would be time for fourteen");
     }
 
     #[test]

@@ -73,6 +73,13 @@ pub(crate) struct FlightItem {
     pub(crate) gives_way: bool,
 }
 
+impl FlightItem {
+    /// Whether nothing is in it but the position that a next token is drawn after.
+    pub(crate) fn is_next_token(&self) -> bool {
+        self.sample && self.positions.len() == 1
+    }
+}
+
 impl Scheduler {
     /// The next step, or nothing while as many are under way as the executor takes, or when there is nothing to do
     /// before one of them is committed.
@@ -125,7 +132,9 @@ impl Scheduler {
         }
         for (item, flight) in draft.items.iter_mut().zip(&mut draft.flight) {
             let running = self.slots.get(item.slot).expect("it was just scheduled");
-            flight.gives_way = flight.is_part && running.can_give_way();
+            let is_end = flight.sample && !flight.is_next_token() && flight.draft.is_empty();
+            flight.gives_way = flight.is_part && running.can_give_way()
+                || is_end && running.can_end_give_way(flight.positions.len() as u32);
             item.gives_way = flight.gives_way;
         }
         if self.can_tokens_wait(draft) {

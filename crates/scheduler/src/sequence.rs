@@ -175,6 +175,13 @@ impl Running {
             && self.sequence.sampling.prompt_logprobs.is_none()
     }
 
+    /// Whether it may lose the end of its prompt, of so many positions: only if it kept enough for all of them, so that
+    /// short prompts never do.
+    pub(crate) fn can_end_give_way(&self, positions: u32) -> bool {
+        let kept = KEPT_FOR_EACH_LEFT_OUT * i64::from(positions);
+        self.can_give_way() && self.spare_positions >= kept
+    }
+
     /// Whether a step may leave out its next token: not the first one, for which somebody waits as well, and none
     /// twice.
     pub(crate) fn can_token_wait(&self) -> bool {

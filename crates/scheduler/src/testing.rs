@@ -185,8 +185,7 @@ impl FakeModel {
         assert!(draft.is_empty() || sample, "{plan}: {slot} has a draft and draws nothing");
         let tokens = [&fake.tokens[..known.end as usize], draft].concat();
         assert!(positions.end < self.info.context_max, "{plan}: {slot} exceeds the context");
-        let is_next_token = positions.len() == 1 && positions.start >= fake.admission.prompt_len;
-        assert!(!gives_way || !sample || is_next_token, "{plan}: {slot} ends and gives way");
+        assert!(!gives_way || draft.is_empty(), "{plan}: {slot} has a draft and gives way");
         let at_the_end = known.end as usize == fake.tokens.len();
         assert_eq!(sample, at_the_end, "{plan}: {slot} draws exactly at its end");
         assert_eq!(block_tables.len(), self.cache.len(), "{plan}: one table a group");

@@ -1,10 +1,10 @@
 //! `cargo run --release -p sim -- table`: workloads under each policy, beside first-come with a fixed chunk.
-//! `cargo run --release -p sim -- waits SEEDS`: the waits that are predicted beside those that come.
+//! `cargo run --release -p sim -- waits FIRST LAST`: the waits that are predicted beside those that come.
 //! `cargo run --release -p sim -- host`: conversations on a device with few blocks, with and without a host tier.
 //! `cargo run --release -p sim -- day`: a day of simulated time, and what the process holds in memory after each hour.
 //! `cargo run --release -p sim -- soak SEEDS STEPS`: so many seeds of so many steps each, with all checks.
 
-use std::process::ExitCode;
+use std::{ops::RangeInclusive, process::ExitCode};
 
 use scheduler::Settings;
 use sim::{
@@ -21,7 +21,7 @@ use simulate::{
 };
 
 const USAGE: &str =
-    "usage: sim table | sim waits SEEDS | sim host | sim day | sim soak SEEDS STEPS";
+    "usage: sim table | sim waits FIRST LAST | sim host | sim day | sim soak SEEDS STEPS";
 const DURATION_S: f64 = 120.0;
 
 fn main() -> ExitCode {
@@ -29,9 +29,9 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["table"] => table(),
-        ["waits", seeds] => match seeds.parse() {
-            Ok(seeds) => waits_table(seeds),
-            Err(_) => return usage(),
+        ["waits", first, last] => match (first.parse(), last.parse()) {
+            (Ok(first), Ok(last)) => waits_table(first..=last),
+            _ => return usage(),
         },
         ["host"] => host_table(),
         ["day"] => run_day(),
@@ -137,8 +137,8 @@ fn unbounded(device: &Device) -> Settings {
     Settings { waiting_max: 1 << 20, ..device.settings() }
 }
 
-/// Each load with seeds 1 to `seeds`: the waits of all of them, and how far off the means of single seeds are.
-fn waits_table(seeds: u64) {
+/// Each load with each of these seeds: the waits of all of them, and how far off the means of single seeds are.
+fn waits_table(seeds: RangeInclusive<u64>) {
     println!(
         "| device | policy | load | waits counted | mean wait, s | predicted, s | of each seed | within 20 % | off by, median and 90 in 100 |"
     );
@@ -152,7 +152,7 @@ fn waits_table(seeds: u64) {
                     let jobs = load.jobs(&device, DURATION_S, seed);
                     waits::measure(&device, settings.clone(), jobs)
                 };
-                let of_seeds: Vec<Vec<Wait>> = (1..=seeds).map(of_seed).collect();
+                let of_seeds: Vec<Vec<Wait>> = seeds.clone().map(of_seed).collect();
                 let off = of_seeds.iter().map(|waits| {
                     let Waits { actual_s, predicted_s, .. } = Waits::of(waits);
                     100.0 * (predicted_s / actual_s - 1.0)

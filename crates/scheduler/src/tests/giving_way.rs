@@ -171,3 +171,21 @@ fn an_outcome_leaves_out_all_that_gives_way_or_nothing() {
     outcome.left_out = 0;
     driver.commit(outcome).unwrap();
 }
+
+#[test]
+fn the_end_of_a_prompt_gives_way_if_enough_was_kept() {
+    let mut driver = Driver::new(executor(100), fair());
+    driver.submit(1, prompt(1, 44), 2);
+    for part in 0..5 {
+        assert!(next(&mut driver).ends_with('~'), "part {part}");
+    }
+    // Four are left, and forty were kept.
+    assert_eq!(left_out(&mut driver), [true]);
+    assert_eq!(driver.scheduler.counters().left_out_tokens, 4);
+    driver.run();
+    assert_eq!(driver.stream(1).tokens, expected(1, &prompt(1, 44), 2));
+    let mut driver = Driver::new(executor(100), fair());
+    driver.submit(1, prompt(1, 14), 2);
+    driver.step();
+    assert_eq!(left_out(&mut driver), [false], "six are left, and eight were kept");
+}

@@ -59,8 +59,8 @@ fn who_begins_alike_waits_for_the_first_and_others_pass_by() {
             "step 0: +s0[20] +s1[4] s1@0..4* s0@0..8~",
             "step 1: -s1 s0@8..16~",
             // Of 20 tokens, the last block is each request's own.
-            "step 2: +s1[20] +s2[19] s0@16..20* s1@16..20* s2@16..19*",
-            "step 3: -s0 -s1 -s2",
+            "step 2: +s1[20] +s2[19] s1@16..20* s2@16..19* s0@16..20*~",
+            "step 3: -s1 -s2 -s0",
         ]
     );
     for (id, len) in [(1, 20), (2, 20), (4, 19)] {

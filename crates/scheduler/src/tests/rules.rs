@@ -25,7 +25,7 @@ fn a_request_from_its_prompt_to_its_end() {
         plans,
         [
             "step 0: +s0[10] s0@0..8~",
-            "step 1: s0@8..10*",
+            "step 1: s0@8..10*~",
             "step 2: s0@10..11*",
             "step 3: s0@11..12*",
             "step 4: -s0",
@@ -345,7 +345,8 @@ fn a_full_queue_says_how_long_it_takes() {
         panic!("the queue is full")
     };
     assert_eq!(full.limit, 2);
-    assert_eq!(full.wait.as_millis() / 10, 5, "two at 20 ms and one half done: {:?}", full.wait);
+    let wait_ms = full.wait.as_millis();
+    assert!((45..=60).contains(&wait_ms), "two at 20 ms and one half done: {wait_ms}");
 }
 
 #[test]
