@@ -35,8 +35,8 @@ const COPIES_UNMEASURED_MAX: u32 = 256;
 /// Parts that a step's duration is made of.
 const PARTS: usize = 5;
 
-/// What a part is taken to cost is as near to nothing as the steps allow, as if so many for each real one had held one of
-/// it and taken no time. It decides where nearly nothing in the steps does: where all are alike, their time is not
+/// What a part is taken to cost is as near to nothing as the steps allow, as if so many for each real one had held one
+/// of it and taken no time. It decides where nearly nothing in the steps does: where all are alike, their time is not
 /// their own but that of their positions, for the next ones may hold fewer; where all look back a little, it is not
 /// for looking back, for the next one may look back far.
 const PENALTIES: Load = [1e-4, 0.0, 1e-3, 1e-3, 0.0];
