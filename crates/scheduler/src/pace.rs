@@ -3,8 +3,9 @@
 //! A step is taken to last a while, plus a time for each position, plus a time for each earlier position that an item
 //! reads, however many positions it has, plus a time for each that one of its positions looks back at, plus a time for
 //! each block that is copied to the host's memory or from there. All are fitted to the steps that were, the recent ones
-//! counting most, so that the model follows the device, its load and its temperature: if steps take longer than
-//! expected, the next ones hold less.
+//! counting most, so that the model follows the device, its load and its temperature. It takes some dozens of steps to
+//! follow; how much longer than expected the very last ones with prompts took is known at once, and the next ones hold
+//! less.
 
 use std::{ops::Range, time::Duration};
 
@@ -12,6 +13,11 @@ use serde::{Deserialize, Serialize};
 
 /// What the weight of a step is multiplied with when the next one ends: about the last two hundred count.
 const WEIGHT_KEPT: f64 = 0.995;
+/// What one step with prompts weighs in how much longer they take than the fit says, and how much that is at most.
+const RATIO_WEIGHT: f64 = 0.2;
+const RATIO_MAX: f64 = 2.0;
+/// Steps without prompts are taken to be shorter than those with by this factor at most.
+const SHORTER_MAX: f64 = 10.0;
 /// Steps before the fit is believed.
 const STEPS_MIN: u32 = 8;
 /// Prompts get at least this many positions of a step, so that they advance whatever the target.
@@ -62,6 +68,8 @@ pub(crate) struct Pace {
     steps: u32,
     /// Seconds for each part of a load.
     fit: Load,
+    /// How many times as long as the fit said the last steps with prompts took.
+    ratio: f64,
     /// In the last step, prompts that go on gave way to those that ended.
     gave_way: bool,
 }
@@ -82,6 +90,7 @@ impl Pace {
             kinds: [Sums::default(); 2],
             steps: 0,
             fit: [0.0; PARTS],
+            ratio: 1.0,
             gave_way: false,
         }
     }
@@ -106,17 +115,24 @@ impl Pace {
         if load[1] == 0.0 && copies == 0 {
             return;
         }
+        let said_s: f64 = self.fit.iter().zip(load).map(|(part_s, load)| part_s * load).sum();
+        if has_prompts && self.steps >= STEPS_MIN && said_s > 0.0 {
+            let ratio = (took.as_secs_f64() / said_s).clamp(RATIO_MAX.recip(), RATIO_MAX);
+            self.ratio += RATIO_WEIGHT * (ratio - self.ratio);
+        }
         self.kinds[usize::from(has_prompts)].add(load, took.as_secs_f64());
         self.steps += 1;
         let [tokens, prompts] = self.kinds;
-        self.fit = fit(&tokens.with(&prompts));
+        // Errors count as parts of a step's duration: what takes a tenth is to be met as well as what takes all.
+        let shorter = (prompts.mean_s() / tokens.mean_s()).clamp(1.0, SHORTER_MAX);
+        self.fit = fit(&tokens.times(shorter * shorter).with(&prompts));
     }
 
     /// A step to be filled.
     pub(crate) fn begin(&self) -> StepPace {
         // What is not aimed at any time takes all.
-        let fit = if self.target_s.is_some() { self.fit } else { [0.0; PARTS] };
-        self.begin_with(fit)
+        let ratio = if self.target_s.is_some() { self.ratio } else { 0.0 };
+        self.begin_with(self.fit.map(|part_s| ratio * part_s))
     }
 
     /// A step to be filled as others were, to see how long it takes; nothing, before it can be said.
@@ -319,6 +335,17 @@ impl Sums {
         }
     }
 
+    /// How long a step took, on average; before there was one, as long as any.
+    fn mean_s(&self) -> f64 {
+        if self.products[0] > 0.0 { self.products[0] / self.squares[0][0] } else { 1.0 }
+    }
+
+    /// The same, each step as often.
+    fn times(&self, weight: f64) -> Self {
+        let times = |load: Load| load.map(|part| weight * part);
+        Self { squares: self.squares.map(times), products: times(self.products) }
+    }
+
     fn with(&self, other: &Self) -> Self {
         let row = |index: usize| sum(self.squares[index], other.squares[index]);
         Self { squares: std::array::from_fn(row), products: sum(self.products, other.products) }
@@ -483,6 +510,24 @@ mod tests {
     fn filled_ms(pace: &Pace) -> u128 {
         let prompt = 0..pace.begin().room(0, 5000, 5000);
         took(std::slice::from_ref(&prompt)).as_millis()
+    }
+
+    #[test]
+    fn steps_hold_less_at_once_when_they_take_longer_than_said() {
+        let mut pace = measured(100);
+        let room = |pace: &Pace| {
+            let mut step = pace.begin();
+            step.add_token(100..101);
+            step.room(0, 500, 500)
+        };
+        let before = room(&pace);
+        for _ in 0..8 {
+            let chunk = 0..before;
+            pace.observe(std::iter::once(&chunk), true, 0, took(std::slice::from_ref(&chunk)) * 2);
+        }
+        let after = room(&pace);
+        // Of the 100 ms, 80 were for positions, and now a fifth of what is left after twice 20.
+        assert!((before * 2 / 10..before * 5 / 10).contains(&after), "{before} and then {after}");
     }
 
     #[test]
