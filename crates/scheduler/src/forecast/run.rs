@@ -119,6 +119,8 @@ impl<'a> Run<'a> {
             self.step();
         }
         let (started, start_s) = (self.started, self.elapsed_s);
+        // What follows tells only how much longer each more waits.
+        let highest = std::mem::take(&mut self.highest);
         self.is_closed = true;
         self.waiting.clear();
         self.newcomers.clear();
@@ -131,7 +133,7 @@ impl<'a> Run<'a> {
         }
         let more = (self.started - started).max(1);
         let each_s = (self.elapsed_s - start_s) / more as f64;
-        Some(Starts { highest: self.highest, each_s })
+        Some(Starts { highest, each_s })
     }
 
     /// The rest of the queue moves as fast as what was seen of it.

@@ -55,7 +55,7 @@ fn waits_come_as_predicted_whatever_they_are_for() {
     let blocks = (16, base());
     let positions = (100, Settings { step_tokens_max: 12, ..base() });
     for (name, (blocks, settings)) in [("slots", slots), ("blocks", blocks), ("steps", positions)] {
-        for policy in [PolicyKind::FirstCome, PolicyKind::Fair, PolicyKind::Shortest] {
+        for (_, policy) in PolicyKind::NAMES {
             let waits = waits(blocks, Settings { policy, ..settings.clone() });
             assert!(waits.len() > 100, "{name}, {policy:?}: {} waited", waits.len());
             let near =
@@ -124,4 +124,15 @@ fn nothing_is_said_before_steps_are_measured_and_what_was_said_grows_old() {
     assert_eq!(predicted(&driver, &of_class(0)), Some(Duration::ZERO), "nobody is there");
     assert_eq!(driver.stream(0).finished.as_ref().map(|(_, usage)| usage.queued_ms), Some(0));
     assert!(!driver.scheduler.has_slot(RequestId(0)));
+}
+
+#[test]
+fn who_asks_a_little_later_is_told_the_same() {
+    for (name, policy) in PolicyKind::NAMES {
+        let driver = crowded(policy);
+        let forecast = driver.scheduler.forecast(driver.now);
+        let wait = |later| forecast.wait(driver.now + later, &Service::default(), 8, 5, 0).unwrap();
+        assert!(wait(Duration::ZERO) > Duration::from_millis(400), "{name}");
+        assert_eq!(wait(Duration::from_millis(40)), wait(Duration::ZERO), "{name}");
+    }
 }
