@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 const ARRIVALS: usize = 64;
 /// Fewer say nothing about how often requests come.
 const ARRIVALS_MIN: usize = 8;
+/// All that are remembered come again no sooner than after this: a moment in which many came is not taken to last.
+const ROUND_S_MIN: f64 = 0.25;
 /// What the weight of a start is multiplied with at the next one, in the part of prompts that is found in the cache.
 const WEIGHT_KEPT: f64 = 0.98;
 
@@ -67,6 +69,7 @@ impl Recent {
         let after_first_s = |then: Duration| then.saturating_sub(first.arrival.now).as_secs_f64();
         let (round_s, came_s) =
             (after_first_s(now), after_first_s(self.arrivals[index % count].arrival.now));
+        let round_s = round_s.max(ROUND_S_MIN);
         Some((index / count) as f64 * round_s + came_s + round_s / count as f64)
     }
 }
@@ -93,6 +96,10 @@ mod tests {
         for (index, at_s) in [(0, 0.1), (1, 0.2), (7, 0.8), (8, 0.9), (17, 1.8)] {
             assert!((comes(index) - at_s).abs() < 1e-9, "{index}: {}", comes(index));
         }
+        let mut at_once = Recent::default();
+        (0..64).for_each(|_| at_once.observe_arrival(came(5)));
+        let round_s = at_once.comes_s(64, Duration::from_millis(5)).unwrap();
+        assert!(round_s > 0.2, "{round_s}: all at the same moment");
         assert_eq!(recent.like(9).unwrap().arrival.cost, 100);
         (0..ARRIVALS as u64).for_each(|more| recent.observe_arrival(came(1000 + more)));
         assert_eq!(recent.like(0).unwrap().arrival.cost, 1000, "the oldest are forgotten");

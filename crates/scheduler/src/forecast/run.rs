@@ -20,6 +20,8 @@ use crate::{
 
 /// Requests that are taken to wait behind all others, to see what each more of them waits.
 const MORE: u64 = 16;
+/// Most that come while the queue is run forward.
+const CAME_MAX: usize = 16_384;
 /// Steps after which it is enough, and the rest of the queue is taken to move as fast as it did.
 const STEPS_MAX: u32 = 20_000;
 /// Parts of answers that follow one another so that any few of them are spread evenly: multiples of the golden ratio.
@@ -177,6 +179,7 @@ impl<'a> Run<'a> {
     fn let_come(&mut self) {
         let Forecast { recent, made, next_arrival, .. } = self.known;
         while !self.is_closed
+            && self.came < CAME_MAX
             && self.policy.lets_pass()
             && let Some(at_s) = recent.comes_s(self.came, *made)
             && at_s <= self.elapsed_s
@@ -233,12 +236,13 @@ impl<'a> Run<'a> {
             return true;
         }
         let Forecast { settings, outputs, groups, .. } = self.known;
-        let growth = outputs.expected_rest(0, waiting.left) * settings.kv_growth_percent / 100;
+        let growth_part = f64::from(settings.kv_growth_percent) / 100.0;
+        let growth = growth_part * f64::from(outputs.expected_rest(0, waiting.left));
         let has_blocks = |(known, held): (&Group, &u64)| {
             let Group { group, held_part } = known;
             let held = held + u64::from(group.blocks_of_one(waiting.len));
             let growth = if group.keeps_everything() {
-                (running + 1) as f64 * f64::from(growth) / f64::from(group.block_tokens)
+                (running + 1) as f64 * growth / f64::from(group.block_tokens)
             } else {
                 0.0
             };
